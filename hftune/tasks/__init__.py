@@ -1,0 +1,1 @@
+"""The fine-tuning tasks, one package each; a task never imports another."""

@@ -1,0 +1,1 @@
+"""What the weather tasks share: fields, grids, stores, statistics, losses, scores, maps, audit."""

@@ -1,0 +1,1 @@
+"""What every room uses: atomic files, errors, seeds, lazy imports. Imports nothing of hftune."""

@@ -1,0 +1,52 @@
+"""The errors that hftune raises, and the suggestions that go into their messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = ["CheckpointError", "ConfigurationError", "DataError", "HftuneError", "did_you_mean"]
+
+
+class HftuneError(Exception):
+    """Base of every error that a user can act on; command lines print it without a traceback."""
+
+
+class ConfigurationError(HftuneError, ValueError):
+    """One or more wrong settings, reported together before anything starts.
+
+    Args:
+        problems (str or sequence of str): What was found, what was expected and what to do, one
+            text a problem.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        if len(self.problems) == 1:
+            message = self.problems[0]
+        else:
+            listed = "\n".join(f"  {i}. {text}" for i, text in enumerate(self.problems, 1))
+            message = f"{len(self.problems)} problems in the configuration:\n{listed}"
+        super().__init__(message)
+
+
+class DataError(HftuneError, ValueError):
+    """Data that cannot be used as they are."""
+
+
+class CheckpointError(HftuneError, ValueError):
+    """A checkpoint or saved model that is incomplete, damaged or of another architecture."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Returns ``" Did you mean 'x'?"`` for names near ``name``, or an empty string.
+
+    Args:
+        name (str): What the user wrote.
+        known (iterable of str): What would have been right.
+        most (int): How many suggestions at the most. Defaults to 3.
+    """
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    if not near:
+        return ""
+    return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
