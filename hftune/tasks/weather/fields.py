@@ -2,8 +2,8 @@
 
 Notation used for shapes: ``N`` times, ``C`` channels, ``S`` static channels, ``H`` latitudes, ``W``
 longitudes. A channel is a surface variable (``2t``) or a variable on one pressure level in hPa
-(``z_500``). Values are float32 in the physical units of :mod:`~hftune.tasks.weather.variables`; times are
-int64 seconds since 1970-01-01 UTC.
+(``z_500``). Values are float32 in the physical units of
+:mod:`~hftune.tasks.weather.variables`; times are int64 seconds since 1970-01-01 UTC.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class FieldLayout:
     Attributes:
         channels (tuple of str): ``C`` channel names, in the order of the channel axis.
         units (tuple of str): ``C`` units, as in :mod:`~hftune.tasks.weather.variables`.
-        static_channels (tuple of str): ``S`` names of time-invariant fields (``lsm``, ``z``, ``slt``).
+        static_channels (tuple of str): ``S`` names of time-invariant fields (``lsm``, ``z``,
+            ``slt``).
         latitude (float64 array ``[H]``): Degrees north, strictly decreasing.
         longitude (float64 array ``[W]``): Degrees east, strictly increasing, the first in
             [0, 360). A region that crosses Greenwich goes on past 360 (345 ... 360, 362.5).
@@ -78,7 +79,8 @@ class WeatherFields:
         static_fields (float32 array ``[S, H, W]``): Time-invariant fields.
         fingerprint (str): Identifies the content: same data, same text.
         sources (tuple of str): What was read, for reports.
-        audit_notes (tuple of str): What the reader noticed and mended (conversions, dropped duplicates, gaps).
+        audit_notes (tuple of str): What the reader noticed and mended (conversions, dropped
+            duplicates, gaps).
     """
 
     layout: FieldLayout

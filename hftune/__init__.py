@@ -1,0 +1,40 @@
+"""Fine-tuning runs that a professional can trust, on the Hugging Face Trainer and Accelerate.
+
+The names below are imported when they are first used: ``import hftune`` itself loads neither
+torch nor transformers.
+"""
+
+from typing import TYPE_CHECKING
+
+from .utils.lazy import lazy_exports
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "callbacks.gradient_health": ["GradientHealthCallback"],
+        "configuration.arguments": ["HFTuneArguments"],
+        "tasks.aurora.configuration_aurora": ["AuroraConfig"],
+        "tasks.aurora.modeling_aurora": ["AuroraForForecasting"],
+        "tasks.weather.audit": ["audit_fields"],
+        "tasks.weather.fields": ["FieldLayout", "WeatherFields"],
+        "tasks.weather.samples": ["make_samples"],
+        "tasks.weather.scores": ["ForecastScores"],
+        "tasks.weather.store": ["open_fields"],
+        "training.trainer": ["HFTuneTrainer"],
+    },
+)
+
+if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two
+    from .callbacks.gradient_health import GradientHealthCallback as GradientHealthCallback
+    from .configuration.arguments import HFTuneArguments as HFTuneArguments
+    from .tasks.aurora.configuration_aurora import AuroraConfig as AuroraConfig
+    from .tasks.aurora.modeling_aurora import AuroraForForecasting as AuroraForForecasting
+    from .tasks.weather.audit import audit_fields as audit_fields
+    from .tasks.weather.fields import FieldLayout as FieldLayout
+    from .tasks.weather.fields import WeatherFields as WeatherFields
+    from .tasks.weather.samples import make_samples as make_samples
+    from .tasks.weather.scores import ForecastScores as ForecastScores
+    from .tasks.weather.store import open_fields as open_fields
+    from .training.trainer import HFTuneTrainer as HFTuneTrainer

@@ -1,0 +1,1 @@
+"""Trainer callbacks that work in any Hugging Face Trainer."""

@@ -1,0 +1,1 @@
+"""The `hftune` command."""

@@ -1,0 +1,1 @@
+"""Typed settings with their sources: default < YAML < environment < sweep < command line."""

@@ -1,0 +1,1 @@
+"""Microsoft Aurora behind a PreTrainedModel."""

@@ -1,0 +1,1 @@
+"""Trainer subclasses that know no task, checkpoints and resume."""
