@@ -1,0 +1,219 @@
+"""Runs a forecast model over samples and scores it beside persistence and climatology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...utils.errors import ConfigurationError
+from .climatology import Climatology
+from .fields import FieldLayout
+from .scores import ForecastScores
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
+
+__all__ = ["ForecastEvaluator", "evaluate_forecaster", "model_predictor"]
+
+
+def model_predictor(
+    model: torch.nn.Module, lead_hours: Sequence[int]
+) -> Callable[[Mapping[str, torch.Tensor]], np.ndarray]:
+    """Makes the function that rolls a model out to the lead times.
+
+    Args:
+        model (torch.nn.Module): Its ``forward(fields, times, steps=...)`` gives a
+            ``prediction [B, steps, C, H, W]``, and its config has ``timestep_hours``.
+        lead_hours (sequence of int): ``L`` lead times, multiples of the model's time step.
+
+    Returns:
+        A function from a batch with ``fields`` and ``times`` to float32 ``[B, L, C, H, W]``.
+
+    Raises:
+        ConfigurationError: If a lead time is not a positive multiple of the time step.
+    """
+    import torch
+
+    # A wrapper (DDP, FSDP, torch.compile) keeps the module that has the config inside.
+    inner = model
+    while not hasattr(inner, "config"):
+        inner = inner.module
+    hours = inner.config.timestep_hours
+    wrong = [lead for lead in lead_hours if lead <= 0 or lead % hours]
+    if wrong:
+        raise ConfigurationError(
+            f"Lead times {wrong} h cannot be reached in steps of {hours:g} h, the model's: "
+            f"give --lead_hours as multiples of {hours:g}."
+        )
+    wanted = [round(lead / hours) - 1 for lead in lead_hours]
+    device = next(model.parameters()).device
+
+    def predict(batch: Mapping[str, torch.Tensor]) -> np.ndarray:
+        with torch.no_grad():
+            output = model(
+                fields=batch["fields"].to(device, non_blocking=True),
+                times=batch["times"].to(device, non_blocking=True),
+                steps=max(wanted) + 1,
+            )
+        return output.prediction[:, wanted].float().cpu().numpy()
+
+    return predict
+
+
+def evaluate_forecaster(
+    predict: Callable[[Mapping[str, torch.Tensor]], np.ndarray],
+    samples: Dataset,
+    scores: ForecastScores,
+    *,
+    batch_size: int = 8,
+    name: str = "model",
+    progress: Callable[[int], Any] | None = None,
+) -> ForecastScores:
+    """Scores forecasts and persistence on samples, in every process of a group together.
+
+    Each process takes its share of the samples, all call ``predict`` equally often (a sharded
+    model would hang otherwise) and all return the scores of the whole.
+
+    Args:
+        predict (callable): From a batch to ``[B, L, C, H, W]``, see :func:`model_predictor`.
+        samples (Dataset): What :func:`~hftune.tasks.weather.samples.make_samples` gives with the
+            lead times of ``scores``. Latitudes that the model does not forecast are cut off at
+            the south.
+        scores (ForecastScores): Where the samples are added, on the model's grid.
+        batch_size (int): Samples at a time and process. Defaults to 8.
+        name (str): Name of the forecast in ``scores``. Defaults to ``"model"``.
+        progress (callable, *optional*): Called with the number of samples done by this process.
+
+    Returns:
+        ``scores``.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from .samples import collate
+
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world = (
+        (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
+    )
+    share = -(-len(samples) // world)
+    mine = np.arange(rank * share, (rank + 1) * share)
+    own = int((mine < len(samples)).sum())
+    # A last process that runs short repeats the last sample, unscored.
+    loader = DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=np.minimum(mine, len(samples) - 1).tolist(),
+        collate_fn=collate,
+    )
+    part = ForecastScores(scores.layout, scores.lead_hours, scores.climatology)
+    rows, columns = scores.layout.grid
+    leads = np.asarray(scores.lead_hours, dtype=np.int64) * 3600
+    done = 0
+    for batch in loader:
+        forecast = predict(batch)
+        kept = min(own - done, len(forecast))
+        if kept > 0:
+            last = batch["fields"][:kept, -1:, :, :rows].numpy()
+            truth = batch["target_fields"][:kept, :, :, :rows].numpy()
+            part.update(
+                {name: forecast[:kept], "persistence": np.broadcast_to(last, truth.shape)},
+                truth,
+                batch["times"][:kept].numpy()[:, None] + leads,
+            )
+            done += kept
+        if progress is not None:
+            progress(done)
+    states = [part.state_dict()]
+    if grouped:
+        states = [None] * world
+        torch.distributed.all_gather_object(states, part.state_dict())
+    for state in states:
+        scores.merge(state)
+    return scores
+
+
+class ForecastEvaluator:
+    """Scores a model on a fixed set of samples, as a trainer's evaluator and at the end of a run.
+
+    The metric that selects the best model is ``rmse_to_persistence``: the mean over channels and
+    lead times of the RMSE as a fraction of persistence's, which is without units and less than 1
+    where the model knows something.
+
+    Args:
+        samples (Dataset): Samples with ``target_fields`` at ``lead_hours``.
+        layout (FieldLayout): Channels of the samples and the grid of the model's forecasts.
+        lead_hours (sequence of int): ``L`` lead times, hours.
+        climatology (Climatology, *optional*): From the training years.
+        batch_size (int): Samples at a time and process. Defaults to 8.
+
+    Attributes:
+        scores (ForecastScores or None): Those of the last evaluation.
+
+    Example:
+        >>> evaluator = ForecastEvaluator(test, layout, [24], climatology)
+        >>> untuned = evaluator.evaluate(model)
+        >>> trainer.train()
+        >>> scores = evaluator.evaluate(model)
+        >>> scores.adopt("untuned", untuned)
+        >>> write_json("scores.json", scores.result())
+    """
+
+    primary_metric = "rmse_to_persistence"
+    greater_is_better = False
+
+    def __init__(
+        self,
+        samples: Dataset,
+        layout: FieldLayout,
+        lead_hours: Sequence[int],
+        climatology: Climatology | None = None,
+        *,
+        batch_size: int = 8,
+    ) -> None:
+        self.samples = samples
+        self.layout = layout
+        self.lead_hours = tuple(lead_hours)
+        self.climatology = climatology
+        self.batch_size = batch_size
+        self.scores: ForecastScores | None = None
+
+    def evaluate(
+        self, model: torch.nn.Module, progress: Callable[[int], Any] | None = None
+    ) -> ForecastScores:
+        """Scores a model in evaluation mode; its mode is restored afterwards."""
+        predict = model_predictor(model, self.lead_hours)
+        scores = ForecastScores(self.layout, self.lead_hours, self.climatology)
+        training = model.training
+        model.eval()
+        try:
+            evaluate_forecaster(
+                predict, self.samples, scores, batch_size=self.batch_size, progress=progress
+            )
+        finally:
+            model.train(training)
+        self.scores = scores
+        return scores
+
+    def __call__(self, trainer_or_model: Any) -> dict[str, float]:
+        """Returns the metrics: ``rmse_to_persistence``, and the same by lead time.
+
+        Args:
+            trainer_or_model (Trainer or torch.nn.Module): A trainer's model is used as it is
+                wrapped for training.
+        """
+        import torch
+
+        model = trainer_or_model
+        if not isinstance(model, torch.nn.Module):
+            model = trainer_or_model.model_wrapped
+        scores = self.evaluate(model)
+        metrics = {self.primary_metric: scores.mean_rmse_to_persistence()}
+        if len(self.lead_hours) > 1:
+            for index, hours in enumerate(self.lead_hours):
+                value = scores.mean_rmse_to_persistence(lead=index)
+                metrics[f"{self.primary_metric}_{hours}h"] = value
+        return metrics

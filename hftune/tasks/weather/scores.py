@@ -1,0 +1,343 @@
+"""Scores of forecasts beside baselines, by the conventions of WeatherBench 2.
+
+Cells count by their area; RMSE is the root of the mean over time of the spatial mean squared error;
+the anomaly correlation (ACC) is taken at each time against the climatology of the valid time, with
+no removal of the spatial mean, and then averaged over time. Everything is summed in float64 as the
+forecasts come: memory does not grow with their number.
+
+Notation: ``B`` samples, ``L`` lead times, ``C`` channels, ``H`` latitudes, ``W`` longitudes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...utils.errors import DataError
+from .climatology import Climatology
+from .fields import FieldLayout
+
+__all__ = ["ForecastScores", "cell_area_weights"]
+
+_BASELINES = ("persistence", "climatology")
+_MEASURES = ("rmse", "mae", "bias", "acc")
+_BLOCK = 1 << 20  # values scored at once: 8 MiB of float64 for each array on the way
+
+
+def cell_area_weights(latitude: np.ndarray) -> np.ndarray:
+    """Returns the areas of grid cells by latitude, divided by their mean.
+
+    A cell reaches half-way to its neighbours and no further than the pole, so a row at the pole
+    has a small weight and not none. A region's outermost cells are as high as those beside them.
+
+    Args:
+        latitude (array ``[H]``): Degrees north, strictly monotonic.
+
+    Returns:
+        float64 array ``[H]`` with mean 1.
+    """
+    latitude = np.asarray(latitude, dtype=np.float64)
+    if len(latitude) == 1:
+        return np.ones(1)
+    between = (latitude[1:] + latitude[:-1]) / 2
+    first, last = 2 * latitude[0] - between[0], 2 * latitude[-1] - between[-1]
+    bounds = np.clip(np.concatenate([[first], between, [last]]), -90, 90)
+    area = np.abs(np.diff(np.sin(np.deg2rad(bounds))))
+    return area / area.mean()
+
+
+class ForecastScores:
+    """Sums the scores of any number of forecasts over samples.
+
+    A cell where the truth or a baseline has no value is left out for every forecast, so all are
+    measured on the same cells. A forecast that is NaN elsewhere scores NaN.
+
+    Args:
+        layout (FieldLayout): Channels and grid of the forecasts.
+        lead_hours (sequence of int): ``L`` lead times, hours.
+        climatology (Climatology, *optional*): Scored as the forecast ``"climatology"`` and needed
+            for ACC. Its grid may have more latitudes in the south (a model that crops to its
+            patch size has fewer).
+
+    Example:
+        >>> scores = ForecastScores(layout, [24, 48], climatology)
+        >>> scores.update({"model": a, "persistence": b}, truth, valid_times)
+        >>> scores.result()["variables"]["z_500"]["rmse"]
+    """
+
+    def __init__(
+        self,
+        layout: FieldLayout,
+        lead_hours: Sequence[int],
+        climatology: Climatology | None = None,
+    ) -> None:
+        self.layout = layout
+        self.lead_hours = tuple(int(hours) for hours in lead_hours)
+        self.climatology = climatology
+        self.samples = 0
+        self._period: tuple[int, int] | None = None
+        self._sums: dict[str, np.ndarray] = {}  # name -> [4 measures, L, C]
+        self._counts: dict[str, np.ndarray] = {}  # name -> [4 measures, L, C], times summed
+        rows, columns = layout.grid
+        self._weights = np.repeat(cell_area_weights(layout.latitude), columns)
+        if climatology is not None:
+            ours, theirs = layout, climatology.layout
+            same = (
+                ours.channels == theirs.channels
+                and np.allclose(ours.latitude, theirs.latitude[:rows])
+                and np.allclose(ours.longitude, theirs.longitude)
+            )
+            if not same:
+                raise DataError(
+                    "The climatology and the forecasts have different channels or grids: "
+                    f"{len(theirs.channels)} channels on {theirs.grid[0]} x {theirs.grid[1]} "
+                    f"and {len(ours.channels)} channels on {rows} x {columns}. Compute the "
+                    "climatology from the fields that the model was trained on."
+                )
+
+    def update(
+        self, forecasts: Mapping[str, Any], truth: Any, valid_times: Sequence | np.ndarray
+    ) -> None:
+        """Adds samples.
+
+        Args:
+            forecasts (mapping): Name to array ``[B, L, C, H, W]`` in physical units. ``"model"``,
+                ``"persistence"`` and ``"untuned"`` have a meaning in :meth:`result`; every call
+                gives the same names.
+            truth (array ``[B, L, C, H, W]``): What happened; NaN where that is not known.
+            valid_times (int array ``[B, L]``): Seconds since 1970-01-01 UTC of ``truth``.
+        """
+        shape = (
+            len(valid_times), len(self.lead_hours), len(self.layout.channels), *self.layout.grid
+        )  # fmt: skip
+        arrays = {name: np.asarray(values) for name, values in forecasts.items()}
+        truth = np.asarray(truth)
+        valid_times = np.asarray(valid_times, dtype=np.int64)
+        for name, values in {"truth": truth, **arrays}.items():
+            if values.shape != shape:
+                raise DataError(
+                    f"{name} has the shape {values.shape}, expected {shape}: samples, lead times, "
+                    "channels, latitudes, longitudes."
+                )
+        if not len(truth):
+            return
+
+        rows = self.layout.grid[0]
+        climatology = None
+        if self.climatology is not None:
+            climatology = np.ascontiguousarray(
+                self.climatology.at(valid_times.reshape(-1))[:, :, :rows]
+            ).reshape(shape)
+            arrays["climatology"] = climatology
+        for name in arrays:
+            if name not in self._sums:
+                if self.samples:
+                    raise DataError(
+                        f"The forecast '{name}' was not in the first samples: each update gives "
+                        "the same forecasts."
+                    )
+                self._sums[name] = np.zeros((len(_MEASURES), *shape[1:3]))
+                self._counts[name] = np.zeros((len(_MEASURES), *shape[1:3]))
+
+        # One line a field, so that any number of samples is scored in blocks of bounded size.
+        def lines(values: np.ndarray) -> np.ndarray:
+            return values.reshape(-1, len(self._weights))
+
+        total = len(lines(truth))
+        where = np.arange(total) % (shape[1] * shape[2])  # which lead time and channel
+        step = max(1, _BLOCK // len(self._weights))
+        for start in range(0, total, step):
+            part = slice(start, start + step)
+            self._add(
+                {name: lines(values)[part] for name, values in arrays.items()},
+                lines(truth)[part].astype(np.float64),
+                None if climatology is None else lines(climatology)[part],
+                where[part],
+            )
+        self.samples += len(truth)
+        first, last = int(valid_times.min()), int(valid_times.max())
+        if self._period is not None:
+            first, last = min(first, self._period[0]), max(last, self._period[1])
+        self._period = (first, last)
+
+    def _add(
+        self,
+        forecasts: Mapping[str, np.ndarray],
+        truth: np.ndarray,
+        climatology: np.ndarray | None,
+        where: np.ndarray,
+    ) -> None:
+        """Adds the spatial means of some lines ``[n, H * W]``."""
+        known = np.isfinite(truth)
+        for name in _BASELINES:
+            if name in forecasts:
+                known &= np.isfinite(forecasts[name])
+        whole = bool(known.all())
+        area = np.full(len(truth), self._weights.sum()) if whole else known @ self._weights
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            if not whole:
+                values = np.where(known, values, 0.0)
+            with np.errstate(invalid="ignore"):  # 0 / 0 where nothing is known, not counted
+                return (values @ self._weights) / area
+
+        anomaly = None if climatology is None else truth - climatology
+        spread = None if anomaly is None else mean(anomaly**2)
+        for name, forecast in forecasts.items():
+            error = forecast - truth
+            means = [mean(error**2), mean(np.abs(error)), mean(error), None]
+            counted = [area > 0] * 3 + [None]
+            if anomaly is not None and name != "climatology":
+                other = forecast - climatology.astype(np.float64)
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    means[3] = mean(other * anomaly) / np.sqrt(mean(other**2) * spread)
+                # A forecast that equals the climatology has no correlation: not counted. One that
+                # is NaN stays NaN.
+                counted[3] = (area > 0) & (~np.isnan(means[3]) | np.isnan(means[0]))
+            for measure, (values, usable) in enumerate(zip(means, counted, strict=True)):
+                if values is None:
+                    continue
+                places = where[usable]
+                sums = self._sums[name][measure].reshape(-1)
+                counts = self._counts[name][measure].reshape(-1)
+                sums += np.bincount(places, values[usable], len(sums))
+                counts += np.bincount(places, minlength=len(counts))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums, for :meth:`merge` in another process."""
+        return {
+            "samples": self.samples,
+            "period": self._period,
+            "sums": {name: values.copy() for name, values in self._sums.items()},
+            "counts": {name: values.copy() for name, values in self._counts.items()},
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Adds the sums of other samples, as another's :meth:`state_dict` gives them."""
+        if not state["samples"]:
+            return
+        if self.samples and set(state["sums"]) != set(self._sums):
+            raise DataError(
+                f"Scores of {sorted(state['sums'])} cannot be added to scores of "
+                f"{sorted(self._sums)}: each process scores the same forecasts."
+            )
+        for name, values in state["sums"].items():
+            self._sums[name] = self._sums.get(name, 0.0) + values
+            self._counts[name] = self._counts.get(name, 0.0) + state["counts"][name]
+        self.samples += state["samples"]
+        periods = [period for period in (self._period, state["period"]) if period is not None]
+        self._period = (min(p[0] for p in periods), max(p[1] for p in periods))
+
+    def adopt(self, name: str, other: ForecastScores, source: str = "model") -> None:
+        """Takes over one forecast of other scores that were made on the same samples.
+
+        Used to put the untuned model, scored before training, beside the tuned one.
+
+        Args:
+            name (str): Its name here, for example ``"untuned"``.
+            other (ForecastScores): Where it was scored.
+            source (str): Its name there. Defaults to ``"model"``.
+
+        Raises:
+            DataError: If the two were not made on the same samples.
+        """
+        mine = (self.lead_hours, self.layout.channels, self.samples, self._period)
+        theirs = (other.lead_hours, other.layout.channels, other.samples, other._period)
+        if mine != theirs:
+            raise DataError(
+                f"The scores of '{name}' were made on other samples: {theirs[2]} samples of the "
+                f"period {theirs[3]} and lead times {theirs[0]}, here {mine[2]} of {mine[3]} and "
+                f"{mine[0]}."
+            )
+        self._sums[name] = other._sums[source].copy()
+        self._counts[name] = other._counts[source].copy()
+
+    def measure(self, name: str, measure: str) -> np.ndarray:
+        """Returns float64 ``[L, C]``: the measure (``rmse``, ``mae``, ``bias``, ``acc``) so far."""
+        index = _MEASURES.index(measure)
+        counts = self._counts[name][index]
+        with np.errstate(invalid="ignore"):
+            mean = np.where(counts > 0, self._sums[name][index] / np.maximum(counts, 1), np.nan)
+            return np.sqrt(mean) if measure == "rmse" else mean
+
+    def rmse_to_persistence(self, name: str = "model") -> np.ndarray:
+        """Returns float64 ``[L, C]``: RMSE as a fraction of persistence's, NaN where that is 0."""
+        reference = self.measure("persistence", "rmse")
+        return self.measure(name, "rmse") / np.where(reference > 0, reference, np.nan)
+
+    def mean_rmse_to_persistence(self, name: str = "model", *, lead: int | None = None) -> float:
+        """Returns the mean of :meth:`rmse_to_persistence` over channels, and lead times.
+
+        Channels that never change (persistence is perfect) do not count; one in which the
+        forecast is NaN makes the mean NaN.
+
+        Args:
+            name (str): The forecast. Defaults to ``"model"``.
+            lead (int, *optional*): Index of one lead time; defaults to the mean over all.
+        """
+        usable, ratio = self._varies(), self.rmse_to_persistence(name)
+        if lead is not None:
+            usable, ratio = usable[lead], ratio[lead]
+        return float(ratio[usable].mean()) if usable.any() else float("nan")
+
+    def _varies(self) -> np.ndarray:
+        """bool ``[L, C]``: where there is a persistence error to compare with."""
+        return self.measure("persistence", "rmse") > 0
+
+    def result(self) -> dict[str, Any]:
+        """Returns what ``scores.json`` holds.
+
+        Returns:
+            ``{"lead_hours": [...], "samples", "valid_from", "valid_to", "weights",
+            "variables": {channel: {"units", "rmse": [L], "mae", "bias", "acc",
+            "persistence_rmse", ..., "climatology_rmse", ..., "untuned_rmse", ...,
+            "rmse_to_persistence", "worse_than_untuned"}}, "summary": {...}}``. In ``"summary"``:
+            ``mean_rmse_to_persistence`` is the mean over channels and lead times,
+            ``rmse_to_persistence`` the same by lead time, ``worse_than_persistence`` and
+            ``worse_than_untuned`` name the channels that are worse at any lead time.
+        """
+        if not self.samples:
+            raise DataError("There is nothing to score: no sample was given.")
+        variables: dict[str, dict[str, Any]] = {}
+        tables = {  # key in scores.json -> [L, C]
+            f"{'' if name == 'model' else name + '_'}{measure}": self.measure(name, measure)
+            for name in sorted(self._sums, key=lambda name: (name != "model", name))
+            for measure in _MEASURES
+            if self._counts[name][_MEASURES.index(measure)].any()
+        }
+        summary: dict[str, Any] = {}
+        model, persistence = "model" in self._sums, "persistence" in self._sums
+        if model and persistence:
+            ratio = tables["rmse_to_persistence"] = self.rmse_to_persistence()
+            summary["mean_rmse_to_persistence"] = self.mean_rmse_to_persistence()
+            summary["rmse_to_persistence"] = [
+                self.mean_rmse_to_persistence(lead=lead) for lead in range(len(self.lead_hours))
+            ]
+            summary["worse_than_persistence"] = self._names(self._varies() & ~(ratio <= 1))
+        if model and "untuned" in self._sums:
+            worse = ~(self.measure("model", "rmse") <= self.measure("untuned", "rmse"))
+            tables["worse_than_untuned"] = worse
+            summary["worse_than_untuned"] = self._names(worse)
+            if persistence:
+                untuned = self.mean_rmse_to_persistence("untuned")
+                summary["untuned_mean_rmse_to_persistence"] = untuned
+        for index, channel in enumerate(self.layout.channels):
+            entry: dict[str, Any] = {"units": self.layout.units[index]}
+            entry.update({key: table[:, index].tolist() for key, table in tables.items()})
+            variables[channel] = entry
+        first, last = self._period
+        return {
+            "lead_hours": list(self.lead_hours),
+            "samples": self.samples,
+            "valid_from": f"{np.datetime64(first, 's')}Z",
+            "valid_to": f"{np.datetime64(last, 's')}Z",
+            "weights": "cell area",
+            "variables": variables,
+            "summary": summary,
+        }
+
+    def _names(self, flags: np.ndarray) -> list[str]:
+        pairs = zip(self.layout.channels, flags.any(axis=0), strict=True)
+        return [channel for channel, flag in pairs if flag]
