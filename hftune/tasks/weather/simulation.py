@@ -3,14 +3,14 @@
 Two layers of quasi-geostrophic flow in a channel round the planet (Phillips 1954), with the things
 that make weather data what they are: a jet that breaks into cyclones, a seasonal cycle, mountains,
 land and sea, moisture that is carried along. It is chaotic, so a forecast is worth something: one
-day ahead is predictable, a month is not. What it is not: a climate model. Its planet is made up, and
-its numbers only look like reanalysis.
+day ahead is predictable, a month is not. What it is not: a climate model. Its planet is made up,
+and its numbers only look like reanalysis.
 
-The state is four fields on the channel: the potential vorticity of the upper and of the lower layer,
-the temperature near the ground and a relative-humidity tracer, the last two carried by the lower
-layer's wind. All are departures from a prescribed zonal flow, sine series across the channel (walls
-at both edges) and Fourier series along it. Everything that is written out follows from them: the
-geopotential of a level from the two stream functions and hydrostatic balance, winds from
+The state is four fields on the channel: the potential vorticity of the upper and of the lower
+layer, the temperature near the ground and a relative-humidity tracer, the last two carried by the
+lower layer's wind. All are departures from a prescribed zonal flow, sine series across the channel
+(walls at both edges) and Fourier series along it. Everything that is written out follows from them:
+the geopotential of a level from the two stream functions and hydrostatic balance, winds from
 geostrophy, temperatures from thickness.
 """
 
@@ -27,13 +27,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ...utils.errors import ConfigurationError
 from ...utils.home import hftune_home
 from .fields import FieldLayout, WeatherFields, channel_name, split_channel
 from .variables import VARIABLES
 
 __all__ = ["Simulation", "simulate_atmosphere", "simulated_atmosphere_path", "write_simulation"]
 
-# Goes up when the numbers that a seed gives change, so that no cached file of an older model serves.
+# Goes up when the numbers that a seed gives change: no cached file of an older model serves then.
 VERSION = 1
 
 DAY = 86400.0
@@ -47,6 +48,7 @@ MARGIN = 5.0  # degrees along the walls that are not written out
 CHANNEL_LENGTH = 28.3e6  # m: the parallel at 45 degrees
 CHANNEL_WIDTH = 6.67e6  # m: 60 degrees of latitude
 DEFORMATION_RADIUS = 800e3  # m
+LAYER_DEPTH = 5000.0  # m
 DRAG_TIME = 3 * DAY  # Ekman friction of the lower layer
 RADIATION_TIME = 6 * DAY  # thermal relaxation of the two layers
 GROUND_TIME = 4 * DAY  # relaxation of the temperature near the ground
@@ -89,6 +91,22 @@ class Simulation:
     start: str = "2000-01-01"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.years > 0:
+            problems.append(f"years is {self.years}; it has to be positive.")
+        for name in ("step_hours", "latitudes", "longitudes"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        if not self.levels or not all(200 <= level <= 1000 for level in self.levels):
+            problems.append(f"levels are {self.levels}; they have to lie between 200 and 1000 hPa.")
+        try:
+            datetime.date.fromisoformat(self.start)
+        except ValueError:
+            problems.append(f"start is {self.start!r}; it has to be a day like 2000-01-01.")
+        if problems:
+            raise ConfigurationError(problems)
+
     @property
     def times(self) -> np.ndarray:
         """int64 seconds since 1970-01-01 UTC, ``[N]``."""
@@ -113,9 +131,10 @@ class Simulation:
 class _Planet:
     """Grid, geography and prescribed zonal flow of the channel.
 
-    A field that vanishes at both walls is a sum of ``c[m, k] sin(pi m y / L) exp(i k x)``. Continued
-    as an odd function to a second channel behind the wall it is periodic, and FFTs do the rest.
-    (Matrix products would be faster, but their rounding depends on the processor, and chaos shows.)
+    A field that vanishes at both walls is a sum of ``c[m, k] sin(pi m y / L) exp(i k x)``.
+    Continued as an odd function to a second channel behind the wall it is periodic, and FFTs do the
+    rest. Chaos shows the last bit of every number: so there are no matrix products here, whose
+    rounding depends on the processor, and the constants are rounded to single precision.
     """
 
     def __init__(self) -> None:
@@ -125,7 +144,9 @@ class _Planet:
         self.l = np.pi * m / CHANNEL_WIDTH  # [M, 1]
         self.ik = 2j * np.pi * np.arange(self.k)[None, :] / CHANNEL_LENGTH  # [1, K]
         self.laplacian = -(self.l**2 + self.ik.imag**2)
-        self.shift = np.exp(0.5j * np.pi * m / ROWS)  # grid rows lie half a step off the walls
+        self.shift = _single(
+            np.exp(0.5j * np.pi * m / ROWS)
+        )  # grid rows lie half a step off the walls
         self.unshift = self.shift.conj() ** 2
         self.y = (np.arange(ROWS)[:, None] + 0.5) / ROWS  # in channel widths
         self.x = 2 * np.pi * np.arange(COLUMNS)[None, :] / COLUMNS
@@ -141,15 +162,17 @@ class _Planet:
             shear = flow[0] - flow[1]
             gradient = -peak * jet_curvature
             gradient = gradient + self.stretching * np.stack([shear, -shear])
-            self.flow.append(flow)
-            self.vorticity_gradient.append(gradient)
-            self.heat_gradient.append(-CORIOLIS / (GAS_CONSTANT * np.log(LOWER / UPPER)) * shear)
+            self.flow.append(_single(flow))
+            self.vorticity_gradient.append(_single(gradient))
+            heat = -CORIOLIS / (GAS_CONSTANT * np.log(LOWER / UPPER)) * shear
+            self.heat_gradient.append(_single(heat))
         self.vorticity_gradient[0] = self.vorticity_gradient[0] + BETA
 
-        self.land = self.odd(land_fraction(self.y, self.x) - 0.4)
-        height = self.odd(orography(self.y, self.x))
+        self.land = _single(self.odd(land_fraction(self.y, self.x) - 0.4))
+        height = _single(self.odd(orography(self.y, self.x)))
         slope_x, slope_y = self.to_grid(self.ik * height, height)
-        self.slope_x, self.slope_y = CORIOLIS / 5000.0 * slope_x, CORIOLIS / 5000.0 * slope_y
+        self.slope_x = _single(CORIOLIS / LAYER_DEPTH * slope_x)
+        self.slope_y = _single(CORIOLIS / LAYER_DEPTH * slope_y)
 
     def to_grid(self, waves: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From sine coefficients ``[..., M, K]`` to the grid ``[..., ROWS, COLUMNS]``.
@@ -179,6 +202,13 @@ class _Planet:
     def odd(self, grid: np.ndarray) -> np.ndarray:
         """Sine coefficients of ``[ROWS, COLUMNS]`` values, tapered to zero at the walls."""
         return self.to_waves(grid * np.sin(np.pi * self.y) ** 0.5)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Rounds to single precision, kept in double."""
+    if np.iscomplexobj(values):
+        return values.astype(np.complex64).astype(np.complex128)
+    return values.astype(np.float32).astype(np.float64)
 
 
 def land_fraction(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -236,11 +266,12 @@ def _integrate(planet: _Planet, times: np.ndarray, seed: int) -> np.ndarray:
     step = interval / steps_per_output
     spin_up = int(np.ceil(SPIN_UP / interval))
     # The shortest wave left loses a factor e in four hours.
-    damping = 1 / (1 + step / (4 * 3600) * (laplacian / laplacian.min()) ** 3)
+    smallness = laplacian / laplacian.min()
+    damping = 1 / (1 + step / (4 * 3600) * smallness * smallness * smallness)
 
-    random = np.random.default_rng(seed)
+    noise = np.random.default_rng(seed).standard_normal((2, 2, 6, 9))
     state = np.zeros((4, planet.m, planet.k), complex)
-    state[:2, :6, :9] = random.standard_normal((2, 6, 9, 2)) @ np.array([1, 1j]) * 3e-6
+    state[:2, :6, :9] = 3e-6 * (noise[0] + 1j * noise[1])
     state[:2, :, 0] = state[:2, :, 0].real
     both = np.empty((6, planet.m, planet.k), complex)
     background = np.zeros((4, ROWS, COLUMNS))
@@ -255,7 +286,7 @@ def _integrate(planet: _Planet, times: np.ndarray, seed: int) -> np.ndarray:
             result[output, 2:] = state[2:]
         if output == len(times) - 1:
             break
-        winter = _winter(time)
+        winter = round(float(_winter(time)), 9)
         flow = planet.flow[0] + winter * planet.flow[1]
         background[:2] = planet.vorticity_gradient[0] + winter * planet.vorticity_gradient[1]
         background[1] += planet.slope_y
