@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import ConfigurationError, did_you_mean
+from ..utils.terminal import is_main_process
 from .convert import convert, readable, to_json
 from .sources import Field, Given, read_command_line, read_config, read_environment
 
@@ -144,7 +145,7 @@ def parse(
     problems: list[str] = []
     command_line = read_command_line(sys.argv[1:] if argv is None else argv, fields, problems)
     if command_line.help:
-        _print(environ, lambda console: console.print(_help(fields, description), highlight=False))
+        _print(lambda console: console.print(_help(fields, description), highlight=False))
         raise SystemExit(0)
 
     given: list[Given] = []
@@ -159,7 +160,7 @@ def parse(
         raise ConfigurationError(problems)
 
     if command_line.show_config:
-        _print(environ, lambda console: console.print(Resolved((), table).show()))
+        _print(lambda console: console.print(Resolved((), table).show()))
         raise SystemExit(0)
     return Resolved(tuple(_construct(kind, table, fields) for kind in dataclass_types), table)
 
@@ -261,8 +262,8 @@ def _construct(kind: type, table: list[Setting], fields: Mapping[str, Field]) ->
         raise ConfigurationError(f"section '{_section(kind)}': {error}") from error
 
 
-def _print(environ: Mapping[str, str], write: Callable[[Any], None]) -> None:
-    if environ.get("RANK", "0") == "0":
+def _print(write: Callable[[Any], None]) -> None:
+    if is_main_process():
         from rich.console import Console
 
         # Into a pipe or a file nothing is folded.

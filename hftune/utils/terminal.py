@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Progress", "console", "duration", "progress"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Progress", "console", "duration", "is_main_process", "progress"]
 
 LOG_SECONDS = 30.0
 """Time between two lines of a progress that is written to a file instead of a terminal."""
@@ -25,6 +23,11 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process of a distributed run that talks; says so without torch."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def duration(seconds: float) -> str:
@@ -52,12 +55,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._started = self._logged = time.monotonic()
-        if console().is_terminal and self._bar is None:
-            self._bar = self._make_bar()
-            self._task = self._bar.add_task(
-                self.description, total=self.total, completed=self.done, unit=self.unit
-            )
-            self._bar.start()
+        self.update(0)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,12 +71,20 @@ class Progress:
 
     def update(self, count: int = 1) -> None:
         """Says that ``count`` more units are done."""
+        if not is_main_process():
+            return
+        if self._bar is None and console().is_terminal:
+            self._bar = self._make_bar()
+            self._task = self._bar.add_task(
+                self.description, total=self.total, completed=self.done, unit=self.unit
+            )
+            self._bar.start()
         self.done += count
         if self._bar is not None:
             self._bar.advance(self._task, count)
         elif (now := time.monotonic()) - self._logged >= LOG_SECONDS:
             self._logged = now
-            logger.info("%s", self._line(now - self._started))
+            console().print(self._line(now - self._started))
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
