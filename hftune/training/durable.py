@@ -1,0 +1,449 @@
+"""Runs that survive: whole checkpoints, exact resume, signals, for any Trainer class."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import TrainerCallback
+from transformers.trainer_utils import TrainOutput
+
+from ..callbacks.progress import HftuneProgressCallback
+from ..callbacks.state import StatefulCallback
+from ..utils.errors import CheckpointError, ConfigurationError
+from ..utils.files import free_bytes, human_bytes, read_json, write_json
+from ..utils.terminal import console
+from .averaging import WeightAverage
+from .checkpoints import (
+    find_checkpoints,
+    resolve_resume,
+    rotate_checkpoints,
+    run_changes,
+    seal_checkpoint,
+    unseal_checkpoint,
+    verify_checkpoint,
+)
+from .interrupt import StopRequest, TrainingInterrupted, ignore_stop_signals
+
+__all__ = ["DurableRuns"]
+
+_AVERAGE = "ema.safetensors"
+_RUN_SETTINGS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "learning_rate_patterns",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "ema_decay",
+    "seed",
+    "data_seed",
+    "bf16",
+    "fp16",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
+)
+"""Settings that decide the weights: a resume with another value is not the same run."""
+
+
+class DurableRuns:
+    """Mixin of :class:`~hftune.training.trainer.HFTuneMixin`: what makes a run durable.
+
+    - ``train()`` goes on from the newest checkpoint that verifies, as ``args.resume`` says, and
+      reaches the weights and logs of an uninterrupted run bit for bit. A finished run is not
+      trained further.
+    - Changed settings, data or number of processes are an error that names them, unless
+      ``args.allow_resume_changes``.
+    - Old checkpoints are deleted once the new one is whole: the best and the newest
+      ``args.save_total_limit`` stay. A save that fails on a full disk leaves the run alive and the
+      last good checkpoint in place.
+    - SIGTERM and SIGINT: the step is finished, a checkpoint saved, and
+      :class:`~hftune.training.interrupt.TrainingInterrupted` raised, which exits with status 75.
+    """
+
+    def _start_durable(self, data_fingerprint: str | None) -> None:
+        self.data_fingerprint = data_fingerprint
+        self.failed_saves = 0
+        self._stop_request = StopRequest()
+        self._resumed_from: Path | None = None
+        self._last_saved: Path | None = None
+        self.add_callback(_Conductor(self))
+
+    # Training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Trains, or goes on training.
+
+        Args:
+            resume_from_checkpoint (str or bool, *optional*): A checkpoint; True for the newest
+                whole one; False for none. Defaults to what ``args.resume`` says.
+            trial: Of a hyperparameter search, which does not resume.
+            ignore_keys_for_eval (list of str, *optional*): As for the Trainer.
+
+        Returns:
+            Steps, loss and metrics of the whole run.
+
+        Raises:
+            CheckpointError: If the checkpoint that was asked for is not whole.
+            ConfigurationError: If the run is not the one that wrote the checkpoint.
+            TrainingInterrupted: After SIGTERM or SIGINT, once the checkpoint is saved.
+        """
+        checkpoint = None if trial is not None else self._resolve_resume(resume_from_checkpoint)
+        self._resumed_from = checkpoint
+        self._last_saved = checkpoint
+        if checkpoint is not None and self._is_finished(checkpoint):
+            return self._restore_finished(checkpoint)
+        try:
+            with self._stop_request.listening():
+                output = super().train(
+                    resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
+                    trial=trial,
+                    ignore_keys_for_eval=ignore_keys_for_eval,
+                )
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, HftuneProgressCallback):
+                    callback.close()
+        if self._stop_request.signal_name is not None:
+            saved = None if self._last_saved is None else str(self._last_saved)
+            raise TrainingInterrupted(self._stop_request.signal_name, self.state.global_step, saved)
+        self._adopt_average()
+        return output
+
+    def _resolve_resume(self, asked: str | bool | None) -> Path | None:
+        resume = self.args.resume
+        if asked is not None:
+            resume = {True: "auto", False: "never"}.get(asked, asked)
+        choice: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            # An error of one process must end all of them, not leave the others waiting.
+            try:
+                choice[0] = resolve_resume(self.args.output_dir, resume)
+            except (CheckpointError, OSError) as error:
+                choice[1] = error
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(choice)
+        checkpoint, error = choice
+        if error is not None:
+            raise error
+        if checkpoint is None:
+            return None
+        if not checkpoint.is_dir():
+            raise CheckpointError(
+                f"{checkpoint} is not on this machine: output_dir must be on storage that all "
+                "machines of the run share"
+            )
+        changes = run_changes(checkpoint, self._run_description())
+        if changes and not self.args.allow_resume_changes:
+            raise ConfigurationError(
+                [
+                    f"{change}. Go back to the old value, start anew with --resume never or in "
+                    "another output_dir, or accept it with --allow_resume_changes."
+                    for change in changes
+                ]
+            )
+        for change in changes:
+            self._say(f"resume: changed: {change}")
+        return checkpoint
+
+    def _run_description(self) -> dict[str, Any]:
+        """What a resume must have in common with the run that wrote the checkpoint."""
+        settings = self.args.to_dict()
+        run = {name: settings[name] for name in _RUN_SETTINGS if name in settings}
+        run["processes"] = self.args.world_size
+        run["distributed_type"] = str(self.accelerator.distributed_type.value)
+        if hasattr(self.train_dataset, "__len__"):
+            run["training_samples"] = len(self.train_dataset)
+        run["data"] = self.data_fingerprint
+        model = self.accelerator.unwrap_model(self.model)
+        run["model"] = type(model).__name__
+        run["parameters"] = sum(p.numel() for p in model.parameters())
+        return run
+
+    def _is_finished(self, checkpoint: Path) -> bool:
+        state = read_json(checkpoint / "trainer_state.json")
+        same_plan = not run_changes(checkpoint, self._run_description())
+        return same_plan and state["global_step"] >= state["max_steps"]
+
+    def _restore_finished(self, checkpoint: Path) -> TrainOutput:
+        """The run is done: what is left is to have its model and its state again."""
+        self._say(f"resume: {checkpoint.name} is the last step of this run, nothing to train")
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = transformers.TrainerState.load_from_json(
+            str(checkpoint / "trainer_state.json")
+        )
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self._relocate_best()
+        if self.args.ema_decay:
+            self.average = WeightAverage(self.model, self.args.ema_decay)
+            self.average.load(checkpoint / _AVERAGE)
+        for callback in self._stateful_callbacks():
+            callback.load_state(checkpoint)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self._adopt_average()
+        window = read_json(checkpoint / self._window_file())
+        total = _number(window["total_loss"]) + _number(window["loss"])
+        loss = total / max(self.state.global_step, 1)
+        return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
+
+    # Weights that are averaged
+
+    def _adopt_average(self) -> None:
+        """Training is over: the average takes the weights' place for good."""
+        if self.average is not None:
+            self.average.swap()
+            self.average = None
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if problems := verify_checkpoint(best):
+            self._say(
+                f"the best model, {best}, is damaged ({'; '.join(problems)}): the last weights stay"
+            )
+            return
+        super()._load_best_model()
+        if (best / _AVERAGE).is_file():
+            average = self.average or WeightAverage(self.model, self.args.ema_decay)
+            average.load(best / _AVERAGE)
+            average.swap()
+        self.average = None
+
+    def _relocate_best(self) -> None:
+        """Finds the best checkpoint again where the output folder was moved."""
+        step = self.state.best_global_step
+        if step:
+            here = Path(self.args.output_dir, f"checkpoint-{step}")
+            self.state.best_model_checkpoint = str(here) if here.is_dir() else None
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if trial is not None:
+            super()._save_checkpoint(model, trial)
+            return
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if not self._has_room(folder):
+            return
+        if self.args.should_save:
+            unseal_checkpoint(folder)
+        try:
+            self._write_checkpoint(model, folder)
+        except (OSError, RuntimeError) as error:
+            # Where several processes write, one cannot go on without the others.
+            if self.args.world_size > 1 or not _is_disk_error(error, folder):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            self._save_failed(f"{folder.name} could not be written ({error})")
+            return
+        self._last_saved = folder
+        if self.args.should_save and self.args.save_total_limit is not None:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, [best] if best else []
+            )
+
+    def _write_checkpoint(self, model: Any, folder: Path) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            # Without a limit the Trainer deletes nothing: here that waits for the manifest.
+            super()._save_checkpoint(model, None)
+        finally:
+            self.args.save_total_limit = limit
+        write_json(folder / self._window_file(), self._window())
+        if self.args.should_save:
+            if self.average is not None:
+                self.average.save(folder / _AVERAGE)
+            for callback in self._stateful_callbacks():
+                callback.save_state(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal_checkpoint(folder, step=self.state.global_step, run=self._run_description())
+            if problems := verify_checkpoint(folder, hashes=False):
+                raise OSError(f"{folder}: {'; '.join(problems)}")
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # A pickle of the settings, tokens included; the same as JSON, without them.
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            write_json(folder / "training_args.json", self.args.to_dict())
+
+    def _has_room(self, folder: Path) -> bool:
+        room = [True]
+        if self.is_world_process_zero():
+            before = [f for f in find_checkpoints(folder.parent) if f != folder]
+            if before:
+                need = sum(p.stat().st_size for p in before[-1].rglob("*") if p.is_file())
+            else:  # weights, two moments, and the average
+                sizes = sum(p.numel() * p.element_size() for p in self.model.parameters())
+                need = sizes * (4 if self.args.ema_decay else 3)
+            free = free_bytes(folder.parent)
+            if free < 1.05 * need:
+                room = [False]
+                self._save_failed(
+                    f"{folder.name} needs about {human_bytes(need)}, {human_bytes(free)} are free"
+                )
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(room)
+        return room[0]
+
+    def _save_failed(self, reason: str) -> None:
+        self.failed_saves += 1
+        last = "none yet" if self._last_saved is None else self._last_saved.name
+        self._say(
+            f"NOT SAVED: {reason}. Training goes on; the last whole checkpoint is {last}. "
+            "Make room before the next save."
+        )
+
+    def _stateful_callbacks(self) -> list[StatefulCallback]:
+        return [c for c in self.callback_handler.callbacks if isinstance(c, StatefulCallback)]
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero():
+            console().print(text, markup=False)
+
+    # The open logging window: without it the first line of a resumed log would differ
+
+    def _window_file(self) -> str:
+        return f"hftune_window_{self.args.process_index}.json"
+
+    def _window(self) -> dict[str, Any]:
+        sums = self._component_sums
+        return {
+            "loss": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+            "component_names": self._component_names,
+            "component_sums": None if sums is None else sums.tolist(),
+        }
+
+    def _restore_window(self, checkpoint: Path) -> None:
+        path = checkpoint / self._window_file()
+        if not path.is_file():  # another number of processes, which was allowed
+            return
+        window = read_json(path)
+        self._tr_loss.fill_(_number(window["loss"]))
+        self._total_loss_scalar = _number(window["total_loss"])
+        self._globalstep_last_logged = window["last_logged"]
+        if window["component_sums"] is not None:
+            self._component_names = window["component_names"]
+            self._component_sums = torch.tensor(window["component_sums"], device=self.args.device)
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_num_workers > 0:
+            _shield_workers(loader)
+        return loader
+
+
+class _Conductor(TrainerCallback):
+    """The trainer's own part in the events of a run."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer, checkpoint = self.trainer, self.trainer._resumed_from
+        trainer._component_sums = None
+        trainer.average = None
+        for callback in trainer._stateful_callbacks():
+            callback.saved_by_trainer = True
+        if args.ema_decay:
+            trainer.average = WeightAverage(trainer.model, args.ema_decay)
+        if checkpoint is None:
+            return
+        trainer._relocate_best()
+        trainer._restore_window(checkpoint)
+        if trainer.average is not None:
+            trainer.average.load(checkpoint / _AVERAGE)
+        for callback in trainer._stateful_callbacks():
+            callback.load_state(checkpoint)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # What the Trainer's own set_epoch misses: samplers and data sets behind the batch samplers
+        # that sharding and skipping put around them.
+        epoch = math.floor((state.epoch or 0) + 1e-6)
+        for part in _parts(train_dataloader):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if trainer.average is not None:
+            trainer.average.update(state.global_step)
+        if trainer._stop_request.requested():
+            control.should_training_stop = True
+            # At the end of an epoch what belongs to that comes first.
+            if state.epoch != int(state.epoch):
+                control.should_save = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.trainer._stop_request.signal_name is None:
+            return
+        if state.epoch == int(state.epoch):
+            control.should_save = True
+        else:  # the epoch was broken off, it did not end
+            control.should_evaluate = control.should_save = control.should_log = False
+
+
+def _parts(loader: Any) -> list[Any]:
+    """A loader's data set and samplers, down to the innermost; not the loader itself."""
+    found: list[Any] = [getattr(loader, "dataset", None)]
+    for outer in (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        while outer is not None and outer not in found:
+            found.append(outer)
+            outer = getattr(outer, "batch_sampler", None) or getattr(outer, "sampler", None)
+    return [part for part in found if part is not None]
+
+
+class _ShieldedInit:
+    """A worker's own initialisation, then deafness to the signals that are meant for the run."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, worker: int) -> None:
+        if self.inner is not None:
+            self.inner(worker)
+        ignore_stop_signals()
+
+
+def _shield_workers(loader: Any) -> None:
+    loader = getattr(loader, "base_dataloader", loader)
+    loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
+
+
+def _is_disk_error(error: Exception, folder: Path) -> bool:
+    """Whether a save failed for the disk: torch says so only in the text of a RuntimeError."""
+    if isinstance(error, OSError):
+        return True
+    text = str(error).lower()
+    return "pytorchstreamwriter" in text or "no space left" in text or "i/o error" in text
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,96 @@
+"""Stopping a run from outside so that it can go on later."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import torch
+import torch.distributed
+
+__all__ = ["RESUMABLE_EXIT_CODE", "StopRequest", "TrainingInterrupted"]
+
+RESUMABLE_EXIT_CODE = 75
+"""Exit status of a run that a signal stopped after a checkpoint (``EX_TEMPFAIL``: try again)."""
+
+
+class TrainingInterrupted(SystemExit):
+    """A run that a signal stopped at the end of a step, after its checkpoint was saved.
+
+    Left alone it ends the process with status 75, which says "start me again".
+
+    Attributes:
+        signal_name (str): ``"SIGTERM"`` or ``"SIGINT"``.
+        step (int): Optimizer steps that are done.
+        checkpoint (str or None): Where it goes on from.
+    """
+
+    def __init__(self, signal_name: str, step: int, checkpoint: str | None) -> None:
+        super().__init__(RESUMABLE_EXIT_CODE)
+        self.signal_name, self.step, self.checkpoint = signal_name, step, checkpoint
+
+    def __str__(self) -> str:
+        return (
+            f"stopped by {self.signal_name} after step {self.step}; "
+            f"the same command goes on from {self.checkpoint}"
+        )
+
+
+class StopRequest:
+    """Remembers that SIGTERM or SIGINT came; a second one ends the process at once.
+
+    Example:
+        >>> stop = StopRequest()
+        >>> with stop.listening():
+        ...     while not stop.requested():
+        ...         train_a_step()
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the two signals over; outside the main thread it does nothing."""
+        self.signal_name = None
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.signal_name is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal_name = signal.Signals(number).name
+        # No logging here: the signal may have come in the middle of a write.
+        os.write(2, f"\n{self.signal_name}: finishing this step, then saving\n".encode())
+
+    def requested(self) -> bool:
+        """Whether any process of the run was told to stop; the same answer in all of them."""
+        mine = self.signal_name is not None
+        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            return mine
+        device = "cpu" if torch.distributed.get_backend() == "gloo" else torch.cuda.current_device()
+        flag = torch.tensor([float(mine)], device=device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        if flag.item() and not mine:
+            self.signal_name = "a signal to another process"
+        return bool(flag.item())
+
+
+def ignore_stop_signals() -> None:
+    """For data workers: a signal to the whole process group is the main process's to handle."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
