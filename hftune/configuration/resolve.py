@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import ConfigurationError, did_you_mean
+from ..utils.errors import ConfigurationError
 from ..utils.terminal import is_main_process
 from .convert import convert, readable, to_json
-from .sources import Field, Given, read_command_line, read_config, read_environment
+from .sources import Field, Given, read_command_line, read_config, read_environment, read_sweep
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -152,7 +152,7 @@ def parse(
     for path in command_line.configs:
         given += read_config(path, fields, problems)
     given += read_environment(environ, fields, problems)
-    given += _read_sweep(sweep or {}, fields, problems)
+    given += read_sweep(sweep or {}, fields, problems)
     given += command_line.given
     table = _convert(fields, given, problems)
     _check(dataclass_types, table, problems)
@@ -202,14 +202,6 @@ def _field(field: dataclasses.Field, hint: Any, section: str) -> Field:
         aliases=tuple(a.lstrip("-").replace("-", "_") for a in field.metadata.get("aliases", ())),
         variables=(variables,) if isinstance(variables, str) else tuple(variables),
     )
-
-
-def _read_sweep(
-    sweep: Mapping[str, Any], fields: Mapping[str, Field], problems: list[str]
-) -> list[Given]:
-    for name in sweep.keys() - fields.keys():
-        problems.append(f"sweep: no setting '{name}'.{did_you_mean(name, fields)}")
-    return [Given(fields[name], value, "sweep") for name, value in sweep.items() if name in fields]
 
 
 def _convert(

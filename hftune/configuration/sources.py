@@ -18,7 +18,15 @@ import yaml
 from ..utils.errors import did_you_mean
 from .convert import Plain, is_list, is_switch
 
-__all__ = ["CommandLine", "Field", "Given", "read_command_line", "read_config", "read_environment"]
+__all__ = [
+    "CommandLine",
+    "Field",
+    "Given",
+    "read_command_line",
+    "read_config",
+    "read_environment",
+    "read_sweep",
+]
 
 RESERVED_VARIABLES = frozenset(
     {"HFTUNE_HOME", "HFTUNE_REQUIRE_DATA", "HFTUNE_TEST_DATA", "HFTUNE_TRACKING_URL"}
@@ -156,10 +164,10 @@ class _Document:
     def settings(self, top: dict[str, Any]) -> Iterator[Given]:
         seen: dict[str, str] = {}
         for name, node in top.items():
-            if name in self.sections and node.id == "mapping":
-                rows = [(key, value, name) for key, value in self.items(node).items()]
-            elif name in self.sections and name not in self.names and not node.value:
+            if name in self.sections and not node.value:
                 rows = []  # "data:" with nothing below it
+            elif name in self.sections and node.id == "mapping":
+                rows = [(key, value, name) for key, value in self.items(node).items()]
             else:
                 rows = [(name, node, None)]
             for key, value, section in rows:
@@ -228,6 +236,23 @@ def _from_environment(text: str, field: Field) -> Any:
     if is_list(field.hint) and "," in text and not text.startswith("["):
         return [Plain(part.strip()) for part in text.split(",") if part.strip()]
     return Plain(text)
+
+
+def read_sweep(
+    sweep: Mapping[str, Any], fields: Mapping[str, Field], problems: list[str]
+) -> list[Given]:
+    """Takes the values that a sweep has chosen.
+
+    Args:
+        sweep (mapping): Values by name.
+        fields (mapping): Fields by name.
+        problems (list of str): Gets unknown names.
+    """
+    names = _names(fields)
+    for name in sweep:
+        if name not in names:
+            problems.append(f"sweep: no setting '{name}'.{did_you_mean(name, names)}")
+    return [Given(names[name], value, "sweep") for name, value in sweep.items() if name in names]
 
 
 def read_command_line(
