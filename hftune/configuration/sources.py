@@ -8,7 +8,6 @@ them are reported together.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,9 +305,7 @@ def _option(
             problems.append(f"--{name} takes no value, found '{values[0]}'")
         return Given(names[positive], False, "command line")
     if name not in names:
-        known = [*names, *_SWITCHES, "config"]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join('--' + n for n in near)}?" if near else ""
+        hint = did_you_mean(f"--{name}", [f"--{n}" for n in (*names, *_SWITCHES, "config")])
         problems.append(f"no setting --{name}.{hint} --help lists all of them.")
         return None
     field = names[name]

@@ -46,7 +46,10 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
         known (iterable of str): What would have been right.
         most (int): How many suggestions at the most. Defaults to 3.
     """
-    near = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    near = difflib.get_close_matches(name, sorted(known), n=most, cutoff=0.5)
     if not near:
         return ""
+    likeness = {n: difflib.SequenceMatcher(None, n, name).ratio() for n in near}
+    # Beside a clear typing error the far ones only distract.
+    near = [n for n in near if likeness[n] > likeness[near[0]] - 0.15]
     return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"

@@ -200,7 +200,7 @@ def test_all_problems_are_reported_together(tmp_path):
     )  # fmt: skip
     assert found == [
         "unexpected argument 'stray': settings are given as --name value",
-        "no setting --levls. Did you mean --levels? --help lists all of them.",
+        "no setting --levls. Did you mean '--levels'? --help lists all of them.",
         "--mode takes one value, found 2: a b. Quote a value that holds spaces.",
         "--lr needs a value",
         f"{config}:1: no setting 'lerning_rate'. Did you mean 'learning_rate'?",
