@@ -27,6 +27,7 @@ __all__ = [
     "read_sweep",
 ]
 
+_PREFIX = "HFTUNE_"
 RESERVED_VARIABLES = frozenset(
     {"HFTUNE_HOME", "HFTUNE_REQUIRE_DATA", "HFTUNE_TEST_DATA", "HFTUNE_TRACKING_URL"}
 )
@@ -219,10 +220,11 @@ def read_environment(
         problems (list of str): Gets unknown ``HFTUNE_*`` variables.
     """
     plain = {name: field for field in fields.values() for name in field.variables}
-    prefixed = {f"HFTUNE_{field.name.upper()}": field for field in fields.values()}
+    prefixed = {f"{_PREFIX}{field.name.upper()}": field for field in fields.values()}
+    known = {name.removeprefix(_PREFIX) for name in (*prefixed, *RESERVED_VARIABLES)}
     for name in sorted(environ):
-        if name.startswith("HFTUNE_") and name not in {*prefixed, *RESERVED_VARIABLES}:
-            hint = did_you_mean(name, {*prefixed, *RESERVED_VARIABLES})
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in known:
+            hint = did_you_mean(name.removeprefix(_PREFIX), known, prefix=_PREFIX)
             problems.append(f"environment variable {name} is no setting.{hint}")
     return [
         Given(field, _from_environment(environ[name], field), f"environment {name}")
@@ -305,7 +307,7 @@ def _option(
             problems.append(f"--{name} takes no value, found '{values[0]}'")
         return Given(names[positive], False, "command line")
     if name not in names:
-        hint = did_you_mean(f"--{name}", [f"--{n}" for n in (*names, *_SWITCHES, "config")])
+        hint = did_you_mean(name, (*names, *_SWITCHES, "config"), prefix="--")
         problems.append(f"no setting --{name}.{hint} --help lists all of them.")
         return None
     field = names[name]

@@ -38,13 +38,14 @@ class CheckpointError(HftuneError, ValueError):
     """A checkpoint or saved model that is incomplete, damaged or of another architecture."""
 
 
-def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 3, prefix: str = "") -> str:
     """Returns ``" Did you mean 'x'?"`` for names near ``name``, or an empty string.
 
     Args:
         name (str): What the user wrote.
         known (iterable of str): What would have been right.
         most (int): How many suggestions at the most. Defaults to 3.
+        prefix (str): What to write before each suggestion, such as ``"--"``. Defaults to nothing.
     """
     near = difflib.get_close_matches(name, sorted(known), n=most, cutoff=0.5)
     if not near:
@@ -52,4 +53,4 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     likeness = {n: difflib.SequenceMatcher(None, n, name).ratio() for n in near}
     # Beside a clear typing error the far ones only distract.
     near = [n for n in near if likeness[n] > likeness[near[0]] - 0.15]
-    return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return " Did you mean " + " or ".join(f"'{prefix}{n}'" for n in near) + "?"
