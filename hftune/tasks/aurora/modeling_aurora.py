@@ -1,0 +1,580 @@
+"""Aurora as a :class:`~transformers.PreTrainedModel`: fields in, loss and forecast out.
+
+Notation used for shapes: ``B`` samples, ``T`` past states (``config.history``), ``L`` steps, ``C``
+channels, ``S`` static channels, ``H`` latitudes, ``H'`` latitudes that are predicted (a last row
+too many for the patch size is left out), ``W`` longitudes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hftune.utils.errors import CheckpointError, ConfigurationError, DataError
+
+from ..weather.fields import split_channel
+from ..weather.losses import LOSS_FUNCTIONS, channel_errors
+from ..weather.scores import cell_area_weights
+from .configuration_aurora import AuroraConfig
+from .network_aurora import ChannelMap, build_network
+
+__all__ = ["AuroraForForecasting", "ForecastOutput"]
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+@dataclasses.dataclass
+class ForecastOutput(ModelOutput):
+    """What :class:`AuroraForForecasting` returns.
+
+    Args:
+        loss (tensor, *optional*): Scalar; None without targets.
+        prediction (tensor ``[B, L, C, H', W]``): Forecast of each step, in physical units, float32.
+        losses (dict, *optional*): Mean error of each variable (over its levels, steps, samples and
+            the grid) of normalised fields, before weights: detached scalars by name.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constants:
+    """What the configuration says, as float32 tensors on one device."""
+
+    mean: torch.Tensor  # [C, 1, 1]
+    std: torch.Tensor  # [C, 1, 1]
+    static_mean: torch.Tensor  # [S, 1, 1]
+    static_std: torch.Tensor  # [S, 1, 1]
+    change: torch.Tensor | None  # [C, 1, 1] normalised standard deviation of one step's change
+    weights: torch.Tensor  # [C]
+    area: torch.Tensor | None  # [H']
+    variables: torch.Tensor  # [V, C] averages channels by variable
+    log_scaled: torch.Tensor | None  # [C, 1, 1] bool
+    bounds: tuple[torch.Tensor, torch.Tensor] | None  # [C, 1, 1] of what is fed back
+    metadata: Any  # aurora.Metadata whose latitudes and longitudes are on the device
+
+
+class AuroraForForecasting(PreTrainedModel):
+    """Microsoft Aurora with its own statistics, grid, channels and loss.
+
+    The network is an unchanged model of the ``aurora`` package, ``model.aurora``. Around it this
+    class normalises with the statistics of the configuration (never the package's process-wide
+    tables), crops the grid, gives times in UTC, rolls out, and computes the loss on normalised
+    fields. Static fields are part of the model once :meth:`set_static_fields` was called, so a
+    saved model works alone.
+
+    Weights of variables that the data do not hold (of the published models' variables, or the
+    placeholder for data without surface variables) are kept and frozen.
+
+    **Longitudes.** Aurora encodes longitude in degrees from 0 to 360, without knowing that the two
+    ends meet. A region that crosses Greenwich is moved west by whole grid steps until it ends below
+    360, as little as possible: distances and cell areas are right, and the network is told
+    longitudes that are too small by that constant, the same ones in training and in use. Only the
+    position encoding sees them; a global grid and a region that does not cross are not moved.
+
+    Args:
+        config (AuroraConfig): Architecture, channels, grid, statistics and loss.
+
+    Example:
+        >>> config = AuroraConfig(
+        ...     "custom",
+        ...     channels=["2t", "z_500"],
+        ...     latitude=[50.0, 47.5, 45.0, 42.5],
+        ...     longitude=[0.0, 2.5, 5.0, 7.5],
+        ...     timestep_hours=24,
+        ...     patch_size=2,
+        ... )
+        >>> model = AuroraForForecasting(config)
+        >>> fields = torch.tensor([280.0, 54000.0]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 4, 4)
+        >>> output = model(fields, torch.tensor([0]), steps=3)
+        >>> output.prediction.shape
+        torch.Size([1, 3, 2, 4, 4])
+    """
+
+    config_class = AuroraConfig
+    main_input_name = "fields"
+    # The loss is a mean: the Trainer divides by the accumulation steps, and must.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Swin3DTransformerBlock", "PerceiverResampler"]
+
+    def __init__(self, config: AuroraConfig) -> None:
+        super().__init__(config)
+        self.aurora = build_network(config)
+        self.channel_map = ChannelMap.of(config)
+        if config.static_channels:
+            shape = (len(config.static_channels), len(config.latitude), len(config.longitude))
+            # NaN until they are set, so that a model without them says so.
+            self.register_buffer("static_fields", torch.full(shape, float("nan")))
+        else:
+            self.static_fields = None
+        self._constants_by_device: dict[torch.device, _Constants] = {}
+        self._checkpointed = False
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leaves the network as the aurora package initialised it (transformers would redo it)."""
+
+    @property
+    def output_latitude(self) -> np.ndarray:
+        """float64 latitudes ``[H']`` of the predictions, in degrees north."""
+        return np.asarray(self.config.latitude[: self.config.output_rows])
+
+    def set_static_fields(self, values: np.ndarray | torch.Tensor) -> None:
+        """Makes time-invariant fields a part of the model.
+
+        Args:
+            values (array or tensor ``[S, H, W]``): Fields in the order of
+                ``config.static_channels``, in physical units.
+
+        Raises:
+            DataError: If the shape is another one, or a value is not finite.
+        """
+        values = torch.as_tensor(np.asarray(values), dtype=torch.float32)
+        expected = tuple(self.static_fields.shape) if self.static_fields is not None else (0,)
+        if tuple(values.shape) != expected:
+            raise DataError(
+                f"static fields have the shape {list(values.shape)}; expected {list(expected)}: "
+                f"{', '.join(self.config.static_channels) or 'none'} on the model's grid."
+            )
+        for name, field in zip(self.config.static_channels, values, strict=True):
+            if not torch.isfinite(field).all():
+                raise DataError(f"static field {name} is not finite everywhere: fill it first.")
+        self.static_fields.copy_(values)
+
+    def forward(
+        self,
+        fields: torch.Tensor,
+        times: torch.Tensor,
+        static_fields: torch.Tensor | None = None,
+        target_fields: torch.Tensor | None = None,
+        steps: int | None = None,
+    ) -> ForecastOutput:
+        """Forecasts one or more steps, each from the one before, and compares with targets.
+
+        Args:
+            fields (float32 tensor ``[B, T, C, H, W]``): The last ``T`` states, a step apart, in
+                physical units.
+            times (int64 tensor ``[B]``): Seconds since 1970-01-01 UTC of the last state.
+            static_fields (float32 tensor ``[S, H, W]`` or ``[B, S, H, W]``, *optional*): Used in
+                place of the model's own for this call.
+            target_fields (float32 tensor ``[B, L, C, H or H', W]``, *optional*): The next ``L``
+                states, a step apart; NaN where there is no value. Gives the loss.
+            steps (int, *optional*): Number ``L`` of steps. Defaults to those of ``target_fields``,
+                else 1.
+
+        Returns:
+            ForecastOutput: Loss, prediction and losses by variable.
+
+        Raises:
+            DataError: If a shape does not fit, or an input is NaN or infinite (named by channel,
+                level and time).
+        """
+        config = self.config
+        steps = self._checked_steps(fields, times, target_fields, steps)
+        if static_fields is None:
+            static_fields = self.static_fields
+        missing_targets = self._check_values(fields, times, static_fields, target_fields)
+
+        constants = self._constants(fields.device)
+        rows = config.output_rows
+        state = self._normalise(fields[..., :rows, :], constants)
+        static = None
+        if static_fields is not None:
+            static = (static_fields[..., :rows, :] - constants.static_mean) / constants.static_std
+        moments = [_EPOCH + datetime.timedelta(seconds=second) for second in times.tolist()]
+        step_length = datetime.timedelta(hours=config.timestep_hours)
+
+        predictions = []
+        for step in range(steps):
+            if step:
+                fed_back = predictions[-1]
+                if constants.bounds is not None:
+                    fed_back = fed_back.clamp(*constants.bounds)
+                state = torch.cat([state[:, 1:], fed_back[:, None]], dim=1)
+                moments = [moment + step_length for moment in moments]
+            predictions.append(self._step(state, static, moments, step, constants))
+        forecast = torch.stack(predictions, dim=1)  # [B, L, C, H', W], normalised
+
+        loss = losses = None
+        if target_fields is not None:
+            target = self._normalise(target_fields[..., :rows, :], constants)
+            errors = channel_errors(
+                forecast,
+                target,
+                power=LOSS_FUNCTIONS[config.loss_function],
+                area=constants.area,
+                masked=missing_targets,
+            )
+            loss = (constants.weights * errors).sum()
+            by_variable = (constants.variables * errors.detach()).sum(dim=1)
+            losses = dict(zip(self.channel_map.variables, by_variable.unbind(), strict=True))
+        prediction = forecast * constants.std + constants.mean
+        if constants.log_scaled is not None:
+            from aurora.normalisation import log_untransform
+
+            prediction = torch.where(constants.log_scaled, log_untransform(prediction), prediction)
+        return ForecastOutput(loss=loss, prediction=prediction, losses=losses)
+
+    def _step(
+        self,
+        state: torch.Tensor,
+        static: torch.Tensor | None,
+        moments: list[datetime.datetime],
+        step: int,
+        constants: _Constants,
+    ) -> torch.Tensor:
+        """One pass through the network: normalised ``[B, T, C, H', W]`` to ``[B, C, H', W]``.
+
+        It takes the steps of ``aurora.Aurora.forward`` with everything that is the same for all
+        variables done once for all: that method copies and normalises each variable by itself with
+        process-wide statistics, and casts to the wrong device's type where a GPU is present and
+        not used.
+        """
+        from aurora import Batch
+
+        network, config = self.aurora, self.config
+        metadata = copy.copy(constants.metadata)  # a new one would check the grid again
+        metadata.time = tuple(moments)
+        metadata.rollout_step = step
+        surface, atmospheric = self.channel_map.unpack(state)
+        if "insolation" in network.surf_vars:
+            surface["insolation"] = self._insolation(moments, state)
+        for names, variables in (
+            (network.positive_surf_vars, surface),
+            (network.positive_atmos_vars, atmospheric),
+        ):
+            for name in names:
+                if name in variables:
+                    variables[name] = variables[name].clamp(min=0)
+        batch = Batch(surface, self.channel_map.unpack_static(static, state), atmospheric, metadata)
+        patches = (
+            network.encoder.latent_levels,
+            state.shape[-2] // config.patch_size,
+            state.shape[-1] // config.patch_size,
+        )
+        hours = float(config.timestep_hours)
+        lead_times = torch.full((len(state),), hours, device=state.device)
+        with self._precision(state.device, "encoder"):
+            x = network.encoder(batch, lead_times=lead_times)
+        with self._precision(state.device, "backbone"):
+            x = network.backbone(x, lead_times=lead_times, patch_res=patches, rollout_step=step)
+        with self._precision(state.device, "decoder"):
+            # Of the lead times it takes only float(), which would wait for the GPU sample by sample.
+            output = network.decoder(x, batch, lead_times=[hours] * len(state), patch_res=patches)
+        change = self.channel_map.pack(output.surf_vars, output.atmos_vars).float()
+        prediction = change
+        if constants.change is not None:
+            prediction = state[:, -1] + constants.change * change
+        if config.positive_surf_vars or config.positive_atmos_vars:
+            # As Aurora does it: not at the first step, where a gradient should flow.
+            if step > 0 or config.clamp_at_first_step:
+                positive = self.channel_map.positive(config, prediction.device)
+                prediction = torch.where(positive, prediction.clamp(min=0), prediction)
+        return prediction
+
+    def _insolation(self, moments: list[datetime.datetime], like: torch.Tensor) -> torch.Tensor:
+        """Insolation ``[B, T, H', W]`` at the past states, as v1p5 prescribes it."""
+        from aurora.insolation import insolation
+
+        seconds = np.array([round((moment - _EPOCH).total_seconds()) for moment in moments])
+        length = round(self.config.timestep_hours * 3600)
+        past = np.arange(like.shape[1] - 1, -1, -1) * length
+        dates = (seconds[:, None] - past[None]).reshape(-1).astype("datetime64[s]")
+        values = insolation(
+            dates, self.output_latitude, np.asarray(self.config.longitude), enforce_2d=True
+        )
+        values = torch.from_numpy(np.asarray(values, dtype=np.float32))
+        return values.view(*like.shape[:2], *like.shape[-2:]).to(like.device)
+
+    def _normalise(self, fields: torch.Tensor, constants: _Constants) -> torch.Tensor:
+        if constants.log_scaled is not None:
+            from aurora.normalisation import log_transform
+
+            # log is not defined below zero, where the other channels may be.
+            scaled = log_transform(fields.clamp(min=0))
+            fields = torch.where(constants.log_scaled, scaled, fields)
+        return (fields - constants.mean) / constants.std
+
+    def _precision(self, device: torch.device, part: str) -> contextlib.AbstractContextManager:
+        """Autocast for one part of the network, on the device that its tensors are on."""
+        if self.config.autocast == "none":
+            return contextlib.nullcontext()
+        return torch.autocast(
+            device.type,
+            dtype=getattr(torch, self.config.autocast_dtype),
+            enabled=self.config.autocast == "full" or part == "backbone",
+        )
+
+    def _constants(self, device: torch.device) -> _Constants:
+        """The configuration's numbers on a device; made once, so they are never in a checkpoint."""
+        if device not in self._constants_by_device:
+            from aurora import Metadata
+
+            config = self.config
+
+            def column(values: Any) -> torch.Tensor:
+                return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+            longitude = np.asarray(config.longitude)
+            if longitude[-1] >= 360:
+                width = longitude[-1] - longitude[-2]
+                longitude = longitude - width * (np.floor((longitude[-1] - 360) / width) + 1)
+            change = None
+            if config.residual_prediction:
+                change = column(np.divide(config.difference_std, config.std))
+            area = None
+            if config.area_weights:
+                area = torch.tensor(
+                    cell_area_weights(self.output_latitude), dtype=torch.float32, device=device
+                )
+            names = self.channel_map.variables
+            members = np.array(
+                [[split_channel(c)[0] == name for c in config.channels] for name in names]
+            )
+            log_scaled = [
+                config.variant.startswith("v1p5") and c.startswith("scaled_")
+                for c in config.channels
+            ]
+            self._constants_by_device[device] = _Constants(
+                mean=column(config.mean),
+                std=column(config.std),
+                static_mean=column(config.static_mean),
+                static_std=column(config.static_std),
+                change=change,
+                weights=column(config.channel_weights()).view(-1),
+                area=area,
+                variables=torch.tensor(
+                    members / members.sum(axis=1, keepdims=True),
+                    dtype=torch.float32,
+                    device=device,
+                ),
+                log_scaled=column(log_scaled).bool() if any(log_scaled) else None,
+                bounds=self._bounds(column),
+                metadata=Metadata(
+                    lat=column(self.output_latitude).view(-1),
+                    lon=column(longitude).view(-1),
+                    time=(),
+                    atmos_levels=tuple(self.channel_map.levels),
+                ),
+            )
+        return self._constants_by_device[device]
+
+    def _bounds(self, column: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Normalised limits of what is fed back, of a variant that has them."""
+        from aurora.normalisation import log_transform
+
+        limits = self.aurora.rollout_input_clipping or {}
+        low, high = [], []
+        for channel, mean, std in zip(
+            self.config.channels, self.config.mean, self.config.std, strict=True
+        ):
+            variable = split_channel(channel)[0]
+            bound = limits.get(variable, {})
+            for values, key, none in ((low, "min", -np.inf), (high, "max", np.inf)):
+                value = bound.get(key)
+                if value is not None and variable.startswith("scaled_"):
+                    value = float(log_transform(torch.tensor(float(value))))
+                values.append(none if value is None else (value - mean) / std)
+        if not np.isfinite(low + high).any():
+            return None
+        return column(low), column(high)
+
+    def _checked_steps(
+        self,
+        fields: torch.Tensor,
+        times: torch.Tensor,
+        target_fields: torch.Tensor | None,
+        steps: int | None,
+    ) -> int:
+        """Returns the number of steps, once every shape fits."""
+        config = self.config
+        grid = (len(config.latitude), len(config.longitude))
+        expected = (config.history, len(config.channels), *grid)
+        if fields.ndim != 5 or tuple(fields.shape[1:]) != expected:
+            raise DataError(
+                f"fields have the shape {list(fields.shape)}; expected [samples, "
+                f"{', '.join(map(str, expected))}]: {config.history} past states of the channels "
+                f"{', '.join(config.channels)} on the model's {grid[0]} x {grid[1]} grid."
+            )
+        if tuple(times.shape) != (len(fields),) or times.is_floating_point():
+            raise DataError(
+                f"times have the shape {list(times.shape)} and type {times.dtype}; expected one "
+                f"int64 for each of {len(fields)} samples: seconds since 1970-01-01 UTC."
+            )
+        if target_fields is None:
+            steps = 1 if steps is None else steps
+        else:
+            found = tuple(target_fields.shape)
+            leads = found[1] if len(found) == 5 else 0
+            fits = [(len(fields), leads, *expected[1:-2], h, grid[1]) for h in self._target_rows()]
+            if found not in fits or not leads:
+                raise DataError(
+                    f"target_fields have the shape {list(found)}; expected [{len(fields)}, steps, "
+                    f"{', '.join(map(str, expected[1:]))}]."
+                )
+            if steps not in (None, leads):
+                raise DataError(f"steps is {steps}, but target_fields hold {leads} steps.")
+            steps = leads
+        if steps < 1:
+            raise DataError(f"steps is {steps}; it must be 1 or more.")
+        return steps
+
+    def _target_rows(self) -> tuple[int, int]:
+        return len(self.config.latitude), self.config.output_rows
+
+    @torch.no_grad()
+    def _check_values(
+        self,
+        fields: torch.Tensor,
+        times: torch.Tensor,
+        static_fields: torch.Tensor | None,
+        target_fields: torch.Tensor | None,
+    ) -> bool:
+        """Raises on inputs that are not finite; returns whether targets are missing somewhere."""
+        given = [x for x in (fields, static_fields, target_fields) if x is not None]
+        # A sum is finite only if every value is; one look for all of them waits for a GPU once.
+        sums = torch.stack([x.sum(dtype=torch.float32) for x in given])
+        finite = torch.isfinite(sums).tolist()
+        if all(finite):
+            return False
+        if not finite[0] and not torch.isfinite(fields).all():
+            raise DataError(self._describe_bad_input(fields, times))
+        if static_fields is not None and not torch.isfinite(static_fields).all():
+            raise DataError(
+                f"static fields {', '.join(self.config.static_channels)} are not set: call "
+                "model.set_static_fields(fields.static_fields), or pass static_fields."
+                if torch.isnan(static_fields).all()
+                else "static_fields hold NaN or infinite values: fill them first."
+            )
+        return target_fields is not None
+
+    def _describe_bad_input(self, fields: torch.Tensor, times: torch.Tensor) -> str:
+        bad = ~torch.isfinite(fields)
+        sample, past, channel = (int(i) for i in bad.any(-1).any(-1).nonzero()[0])
+        back = (self.config.history - 1 - past) * self.config.timestep_hours
+        moment = _EPOCH + datetime.timedelta(seconds=int(times[sample]), hours=-back)
+        name = self.config.channels[channel]
+        variable, level = split_channel(name)
+        where = f"{variable} at {level:g} hPa" if level is not None else variable
+        channels = bad.any(-1).any(-1).any(0).any(0).nonzero().flatten().tolist()
+        others = [self.config.channels[c] for c in channels if c != channel]
+        return (
+            f"{int(bad[sample, past, channel].sum())} values of {where} (channel {name}) at "
+            f"{moment:%Y-%m-%d %H:%M} UTC are NaN or infinite"
+            + (f", and values of {', '.join(others)} too" if others else "")
+            + ". One such value makes Aurora's whole forecast NaN: fill the gaps, or leave these "
+            "times or variables out (hftune audit lists them)."
+        )
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Any = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What the Trainer's ``activation_checkpointing`` switch comes down to.
+
+        The encoder, the decoder and each block of the backbone are computed again in the backward
+        pass. Aurora's own ``configure_activation_checkpointing`` also wraps what holds the blocks,
+        so that they are computed up to four times, and it puts ``_checkpoint_wrapped_module`` into
+        parameter names. Here the module tree stays as it is; it can be switched on twice, and off.
+        The backbone as a whole is never computed again: with noise in it (v1p5_ensemble) that
+        would give wrong gradients.
+        """
+        blocks = [m for m in self.modules() if type(m).__name__ == "Swin3DTransformerBlock"]
+        whole = [self.aurora.encoder, self.aurora.decoder]
+        for module in [*blocks, *whole]:
+            module.__dict__.pop("forward", None)
+        if enable:
+            for module in [*blocks[::every_n_layers], *whole]:
+                module.forward = functools.partial(
+                    _checkpointed, gradient_checkpointing_func, module.forward
+                )
+        self._checkpointed = enable
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass."""
+        return self._checkpointed
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> AuroraForForecasting:
+        """Loads a saved model, or a published one.
+
+        Args:
+            pretrained_model_name_or_path (str or path): A folder that ``save_pretrained`` wrote, a
+                Hub repository of one, an official checkpoint file (``*.ckpt``), or
+                ``"microsoft/aurora"``.
+            *args: As for any ``PreTrainedModel``.
+            **kwargs: As for any ``PreTrainedModel``. Parameters are float32 unless ``dtype`` says
+                otherwise. For checkpoints of Microsoft's, those of
+                :func:`~hftune.tasks.aurora.convert_aurora.load_aurora_checkpoint`.
+
+        Raises:
+            CheckpointError: If the weights are of another architecture.
+        """
+        from .convert_aurora import is_aurora_checkpoint, load_aurora_checkpoint
+
+        if is_aurora_checkpoint(pretrained_model_name_or_path):
+            return load_aurora_checkpoint(pretrained_model_name_or_path, *args, **kwargs)
+        kwargs.setdefault("dtype", torch.float32)
+        wants_information = kwargs.pop("output_loading_info", False)
+        model, information = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+        raise_on_mismatch(
+            str(pretrained_model_name_or_path),
+            missing=information["missing_keys"],
+            unexpected=information["unexpected_keys"],
+            reshaped=[str(key[0]) for key in information["mismatched_keys"]],
+        )
+        return (model, information) if wants_information else model
+
+
+def raise_on_mismatch(source: str, *, missing: Any, unexpected: Any, reshaped: Any) -> None:
+    """Raises a :class:`CheckpointError` that lists weights which do not fit, if there are any."""
+    lines = [
+        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing from it", missing),
+            ("that the model does not have", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"the weights in {source} are of another architecture than the configuration:\n"
+            f"{listed}\nUse the configuration that they were saved with."
+        )
+
+
+def _checkpointed(function: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return function(forward, *args, **kwargs)
+
+
+AutoConfig.register(AuroraConfig.model_type, AuroraConfig)
+AutoModel.register(AuroraConfig, AuroraForForecasting)
