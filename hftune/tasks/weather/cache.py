@@ -7,6 +7,9 @@ beside its place and moved there when it is whole.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import json
 import logging
 import os
@@ -18,13 +21,14 @@ import numpy as np
 from hftune.utils.errors import DataError
 from hftune.utils.files import free_bytes, human_bytes, read_json, sync_folder, write_json
 from hftune.utils.home import hftune_home
+from hftune.utils.terminal import progress
 
 from .dates import select_rows
 from .fields import FieldLayout, WeatherFields
 from .sources import MANIFEST
 from .values import MappedValues
 
-__all__ = ["build_cache", "cache_root", "load_cache"]
+__all__ = ["FORMAT", "build_cache", "cache_root", "load_cache", "select_cache"]
 
 FORMAT = 1
 _FIELDS = "fields.f32"
@@ -98,7 +102,7 @@ def build_cache(
     read_block: Callable[[int, int], np.ndarray],
     *,
     time_chunk: int = 1,
-    progress: bool = True,
+    show_progress: bool = True,
 ) -> WeatherFields:
     """Writes fields to a cache, or waits for another process that does, and opens it.
 
@@ -110,7 +114,7 @@ def build_cache(
         read_block (callable): ``read_block(start, stop)`` gives the times ``start:stop`` as float32
             ``[stop - start, C, H, W]``.
         time_chunk (int): How many times the source keeps together. Defaults to 1.
-        progress (bool): Whether to show a progress bar. Defaults to True.
+        show_progress (bool): Whether to show a progress bar. Defaults to True.
 
     Raises:
         DataError: If the disk has too little space.
@@ -139,9 +143,10 @@ def build_cache(
         lock.acquire()
     try:
         if not (folder / MANIFEST).exists():
-            _write(partial, fields, read_block, row_bytes, time_chunk, progress)
+            _write(partial, fields, read_block, row_bytes, time_chunk, show_progress)
             os.replace(partial, folder)
             sync_folder(folder.parent)
+            (folder / _PROGRESS).unlink()
     finally:
         lock.release()
     return load_cache(folder)
@@ -162,7 +167,7 @@ def _write(
     read_block: Callable[[int, int], np.ndarray],
     row_bytes: int,
     time_chunk: int,
-    progress: bool,
+    show_progress: bool,
 ) -> None:
     partial.mkdir(exist_ok=True)
     count = len(fields)
@@ -177,14 +182,32 @@ def _write(
     with open(partial / _FIELDS, "r+b" if (partial / _FIELDS).exists() else "w+b") as stream:
         stream.truncate(start * row_bytes)
         stream.seek(start * row_bytes)
-        starts = range(start, count, block)
-        for start in starts:
-            stop = min(start + block, count)
-            values = read_block(start, stop)
-            stream.write(np.ascontiguousarray(values, dtype="<f4").data)
-            stream.flush()
-            os.fsync(stream.fileno())
-            write_json(partial / _PROGRESS, {"rows": stop})
+        bar = progress(count, "Writing the weather cache", "times", initial=start)
+        with bar if show_progress else contextlib.nullcontext():
+            while start < count:
+                stop = min(start + block, count)
+                try:
+                    values = read_block(start, stop)
+                    stream.write(np.ascontiguousarray(values, dtype="<f4").data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                except KeyboardInterrupt:
+                    _logger.warning(
+                        "interrupted; %d of %d times are kept, the next run continues", start, count
+                    )
+                    raise
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    raise DataError(
+                        f"the disk of {partial} is full after {start} of {count} times. Make room "
+                        "and run again: it continues where it stopped."
+                    ) from error
+                # Only what is synced counts: after a crash the next build begins here.
+                write_json(partial / _PROGRESS, {"rows": stop})
+                if show_progress:
+                    bar.update(stop - start)
+                start = stop
     with open(partial / _STATIC, "wb") as stream:
         stream.write(np.ascontiguousarray(fields.static_fields, dtype="<f4").data)
         stream.flush()
@@ -205,15 +228,12 @@ def _write(
             "audit_notes": fields.audit_notes,
         },
     )
-    (partial / _PROGRESS).unlink()
 
 
 def select_cache(
     fields: WeatherFields, channels: tuple[int, ...] | None, dates: str | None
 ) -> WeatherFields:
     """Shows a part of a cache that was opened in place; see :func:`load_cache`."""
-    import dataclasses
-
     rows = select_rows(fields.times, dates)
     if rows[-1] - rows[0] + 1 != len(rows):
         raise DataError(
@@ -226,12 +246,11 @@ def select_cache(
             channels=tuple(layout.channels[i] for i in channels),
             units=tuple(layout.units[i] for i in channels),
         )
-    path, stored, _, _ = fields.values.__reduce__()[1]
     bounds = (int(rows[0]), int(rows[-1]) + 1)
     return dataclasses.replace(
         fields,
         layout=layout,
         times=fields.times[rows],
-        values=MappedValues(path, stored, bounds, channels),
+        values=MappedValues(fields.values.path, fields.values.stored, bounds, channels),
         fingerprint=f"{fields.fingerprint}-{bounds[0]}-{bounds[1]}-{channels}",
     )

@@ -74,7 +74,7 @@ def normalise_grid(latitude: np.ndarray, longitude: np.ndarray, source: str) -> 
         columns = np.roll(columns, -(widest + 1))
         ordered = around[columns]
         ordered = ordered + 360 * (ordered < ordered[0])
-    if not np.array_equal(columns, np.arange(len(longitude))):
+    if not np.array_equal(columns, np.arange(len(columns))):
         notes.append(f"longitudes ordered eastwards from {ordered[0]:g}")
     return Grid(latitude[rows], ordered, rows, columns, tuple(notes))
 

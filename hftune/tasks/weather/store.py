@@ -94,7 +94,9 @@ def open_fields(
     mapped = _in_place(plan) if in_place else None
     if mapped is not None:
         return dataclasses.replace(fields, values=mapped)
-    return build_cache(folder, fields, plan.read, time_chunk=plan.time_chunk, progress=progress)
+    return build_cache(
+        folder, fields, plan.read, time_chunk=plan.time_chunk, show_progress=progress
+    )
 
 
 def _open_cache(
@@ -164,7 +166,9 @@ def _choose(
                 if asked == name or (name in VARIABLES and asked in VARIABLES[name].aliases)
             ]  # fmt: skip
             if not matches:
-                near = did_you_mean(asked, [*names, *(a for n in names for a in _aliases(n))])
+                near = did_you_mean(asked, [*names, *static]) or did_you_mean(
+                    asked, [alias for name in names for alias in _aliases(name)]
+                )
                 raise DataError(
                     f"there is no variable {asked!r} in {where}.{near} It has "
                     f"{', '.join([*names, *static])}."

@@ -285,10 +285,14 @@ def _part(
     if "level" in found and levels is None:
         notes.append(f"{source.name}: {stored_name} left out, its levels are no pressures")
         return None
-    on_levels = "level" in found or (levels is not None and len(levels) == 1)
+    single = VARIABLES.get(canonical_name(stored_name, array.attrs, False))
+    on_levels = "level" in found or (
+        # One level as a scalar coordinate; it does not say that 2 m temperature lies on it.
+        "level" not in roles.values()
+        and levels is not None
+        and not (single is not None and single.kind == "surface")
+    )
     name = canonical_name(stored_name, array.attrs, on_levels)
-    if levels is not None and "level" not in found and not on_levels:
-        levels = None
     order = [found[role] for role in ("time", "level", "latitude", "longitude") if role in found]
     array = array.transpose(*order)
     static = "time" not in found
@@ -301,7 +305,7 @@ def _part(
         # A single time was squeezed into a scalar coordinate.
         array, static = array.expand_dims("time"), False
     if on_levels and "level" not in found:
-        array = array.expand_dims("level", axis=array.ndim - 2)
+        array = array.expand_dims("level").transpose(..., "level", *array.dims[-2:])
 
     units = str(array.attrs.get("units", "")).strip()
     if name in VARIABLES and not units:

@@ -53,8 +53,10 @@ class MappedValues:
         rows: tuple[int, int] | None = None,
         channels: tuple[int, ...] | None = None,
     ) -> None:
-        self._arguments = (os.path.abspath(path), tuple(stored), rows, channels)
-        self._mapped = _Mapped(self._arguments[0], 0, tuple(stored))
+        self.path = os.path.abspath(path)
+        self.stored = tuple(stored)
+        self._part = rows, channels
+        self._mapped = _Mapped(self.path, 0, self.stored)
         self._view = self._mapped.array[slice(*rows)] if rows else self._mapped.array
         self._channels = None if channels is None else list(channels)
         count = stored[1] if channels is None else len(channels)
@@ -74,7 +76,7 @@ class MappedValues:
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedValues, self._arguments
+        return MappedValues, (self.path, self.stored, *self._part)
 
 
 @dataclasses.dataclass(frozen=True)
