@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hftune.utils.errors import DataError
 from hftune.utils.files import read_json, write_json
 
 from .cache import cache_root
-from .dates import describe_times, select_rows
+from .dates import select_rows
 from .fields import WeatherFields
 
 __all__ = ["FieldStatistics", "RunningMoments", "compute_statistics"]
@@ -141,10 +140,6 @@ def compute_statistics(
     import xxhash
 
     chosen = np.unique(select_rows(fields.times, rows))
-    if not len(chosen):
-        raise DataError(
-            f"no rows to compute statistics of; there are {describe_times(fields.times)}."
-        )
     stored = None
     if fields.fingerprint:
         digest = xxhash.xxh3_128(fields.fingerprint.encode())

@@ -112,8 +112,8 @@ def test_empty_selections():
         make_samples(fields, lead_hours=[6], rows="1970-01-02:1970-01-04")
     assert str(error.value) == (
         "no sample of 2 input(s) 24 h apart and lead times of 6 h within '1970-01-02:1970-01-04': "
-        "there are 3 times from 1970-01-02 to 1970-01-04, every 24 h. Change the dates, step_hours or "
-        "lead_hours."
+        "there are 3 times from 1970-01-02 to 1970-01-04, every 24 h. Change the dates, "
+        "step_hours or lead_hours."
     )
     with pytest.raises(DataError, match="no time lies within '1999': the data have 10 times"):
         make_samples(fields, rows="1999")

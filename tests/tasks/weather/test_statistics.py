@@ -56,10 +56,10 @@ def test_nan_are_left_out(values):
     values[:, 2] = np.nan
     found = compute_statistics(make_fields(values))
     exact = values.astype("float64")
-    np.testing.assert_allclose(found.mean[:2], np.nanmean(exact, (0, 2, 3))[:2], rtol=1e-12)
+    np.testing.assert_allclose(found.mean[:2], np.nanmean(exact[:, :2], (0, 2, 3)), rtol=1e-12)
     differences = exact[1:] - exact[:-1]
     np.testing.assert_allclose(
-        found.difference_std[:2], np.nanstd(differences, (0, 2, 3))[:2], rtol=1e-9
+        found.difference_std[:2], np.nanstd(differences[:, :2], (0, 2, 3)), rtol=1e-9
     )
     assert np.isnan([found.mean[2], found.std[2], found.minimum[2], found.difference_std[2]]).all()
 
@@ -104,5 +104,5 @@ def test_kept_by_content_rows_and_lag(values, monkeypatch):
 
 
 def test_no_rows(values):
-    with pytest.raises(DataError, match="no rows to compute statistics of; there are 200 times"):
+    with pytest.raises(DataError, match=r"no time lies within \[\]: the data have 200 times"):
         compute_statistics(make_fields(values), rows=[])

@@ -107,7 +107,8 @@ def test_two_grids(path, make_dataset):
     make_dataset(("u",), longitude=(0, 1.25, 2.5)).to_netcdf(path.with_name("wind.nc"))
     assert message([path, path.with_name("wind.nc")]) == (
         f"two grids: {path} has 4 x 3 points, 50 to 42.5 N, 0 to 5 E; "
-        f"{path.with_name('wind.nc')} has 4 x 3 points, 50 to 42.5 N, 0 to 2.5 E. Cut or regrid them to the same points."
+        f"{path.with_name('wind.nc')} has 4 x 3 points, 50 to 42.5 N, 0 to 2.5 E. "
+        "Cut or regrid them to the same points."
     )
 
 
