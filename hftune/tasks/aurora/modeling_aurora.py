@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hftune.utils.errors import CheckpointError, ConfigurationError, DataError
+from hftune.utils.errors import CheckpointError, DataError
 
 from ..weather.fields import split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_errors
@@ -273,7 +273,7 @@ class AuroraForForecasting(PreTrainedModel):
         with self._precision(state.device, "backbone"):
             x = network.backbone(x, lead_times=lead_times, patch_res=patches, rollout_step=step)
         with self._precision(state.device, "decoder"):
-            # Of the lead times it takes only float(), which would wait for the GPU sample by sample.
+            # It takes float() of each lead time, which would wait for a GPU sample by sample.
             output = network.decoder(x, batch, lead_times=[hours] * len(state), patch_res=patches)
         change = self.channel_map.pack(output.surf_vars, output.atmos_vars).float()
         prediction = change
