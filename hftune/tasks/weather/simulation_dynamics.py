@@ -18,16 +18,16 @@ CHANNEL_LENGTH = 28.3e6  # m: the parallel at 45 degrees
 CHANNEL_WIDTH = 6.67e6  # m: 60 degrees of latitude
 DEFORMATION_RADIUS = 800e3  # m
 LAYER_DEPTH = 5000.0  # m
-DRAG_TIME = 3 * DAY  # Ekman friction of the lower layer
+DRAG_TIME = 2.5 * DAY  # Ekman friction of the lower layer
 RADIATION_TIME = 6 * DAY  # thermal relaxation of the two layers
 GROUND_TIME = 4 * DAY  # relaxation of the temperature near the ground
 MOISTURE_TIME = 5 * DAY
 # The prescribed westerlies in m/s, upper and lower layer: everywhere, and on top in the middle.
-MEAN_FLOW = (7.0, 0.0), (25.0, 4.0)
+MEAN_FLOW = (7.0, 0.0), (23.0, 4.0)
 WINTER_FLOW = (0.5, 0.0), (4.0, 0.5)  # more in January, less in July
 UPPER, LOWER, MIDDLE = 250.0, 750.0, 433.0  # pressure in hPa of the layers and of their (log) mean
 ROWS, COLUMNS = 16, 36  # the model's own grid, across and along the channel
-STEP = 2160.0  # s
+STEP = 2400.0  # s
 SPIN_UP = 120 * DAY
 
 
