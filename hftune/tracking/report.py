@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ __all__ = ["INK", "Cell", "Report", "Section", "Series", "Tile", "format_number"
 INK = "#102030"
 """A matplotlib colour that becomes the page's own text colour, light or dark, in a figure."""
 
+_picture_numbers = itertools.count(1)
 _POINTS = 1500  # that a curve keeps: more than a screen shows
 
 
@@ -333,7 +335,11 @@ def _figure_svg(figure: Figure) -> str:
     # Text stays text (small, sharp, searchable) in the page's own font.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hftune"}):
         figure.savefig(
-            stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+            stream,
+            format="svg",
+            dpi=110,
+            transparent=True,
+            metadata={"Date": None, "Creator": None},
         )
     return stream.getvalue()
 
@@ -348,4 +354,10 @@ def _inline_svg(markup: str) -> str:
     # The page's font and colour, not the ones that matplotlib measured with.
     markup = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", markup)
     markup = re.sub(r"font: ([^;\"']*)'[^;\"]*", r"font: \1var(--font)", markup)
-    return re.sub(INK, "currentColor", markup, flags=re.IGNORECASE)
+    markup = re.sub(INK, "currentColor", markup, flags=re.IGNORECASE)
+    # Hundredths of a point are enough, and line breaks in paths are half of the file.
+    markup = re.sub(r"(?<=\d\.\d\d)\d+", "", markup)
+    markup = re.sub(r"\s*\n\s*", " ", markup)
+    # Names in one picture must not mean something in another, hidden one.
+    unique = f"f{next(_picture_numbers)}-"
+    return re.sub(r'((?<![\w-])id="|url\(#|href="#)', rf"\g<1>{unique}", markup)
