@@ -60,6 +60,17 @@ _RUN_SETTINGS = (
 )
 """Settings that decide the weights: a resume with another value is not the same run."""
 
+_PLAN = {
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "dataloader_drop_last",
+    "processes",
+    "training_samples",
+}
+"""Of these, what decides the number of steps."""
+
 
 class DurableRuns:
     """Mixin of :class:`~hftune.training.trainer.HFTuneMixin`: what makes a run durable.
@@ -182,8 +193,8 @@ class DurableRuns:
 
     def _is_finished(self, checkpoint: Path) -> bool:
         state = read_json(checkpoint / "trainer_state.json")
-        same_plan = not run_changes(checkpoint, self._run_description())
-        return same_plan and state["global_step"] >= state["max_steps"]
+        changed = {c.partition(":")[0] for c in run_changes(checkpoint, self._run_description())}
+        return state["global_step"] >= state["max_steps"] and not changed & _PLAN
 
     def _restore_finished(self, checkpoint: Path) -> TrainOutput:
         """The run is done: what is left is to have its model and its state again."""

@@ -112,6 +112,8 @@ class HFTuneMixin(DurableRuns):
         core = self.accelerator.unwrap_model(self.model)
         if not hasattr(core, "accepts_loss_kwargs"):
             self.model_accepts_loss_kwargs = False
+        # The Trainer believes this only of models with "labels" or "return_loss" in their forward.
+        self.can_return_loss = True
         self._start_durable(data_fingerprint)
         self.gradient_health = self._find_gradient_health(args)
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
