@@ -12,6 +12,7 @@ from hftune.utils.errors import ConfigurationError, did_you_mean
 
 from ..weather.fields import FieldLayout, split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_weights
+from .validation_aurora import choose_patch_size, configuration_problems
 from .variants_aurora import (
     PLACEHOLDER,
     official_channels,
@@ -23,10 +24,7 @@ from .variants_aurora import (
 if TYPE_CHECKING:
     from ..weather.statistics import FieldStatistics
 
-__all__ = ["AuroraConfig", "build_config_from_fields", "choose_patch_size"]
-
-_AUTOCAST = ("none", "backbone", "full")
-_AUTOCAST_DTYPES = ("bfloat16", "float16")
+__all__ = ["AuroraConfig", "build_config_from_fields"]
 
 
 class AuroraConfig(PreTrainedConfig):
@@ -170,7 +168,7 @@ class AuroraConfig(PreTrainedConfig):
         self.area_weights = area_weights
         self.autocast = autocast
         self.autocast_dtype = autocast_dtype
-        problems = self._problems(found)
+        problems = configuration_problems(self, found)
         if problems:
             raise ConfigurationError(problems)
         super().__init__(**kwargs)
@@ -195,203 +193,6 @@ class AuroraConfig(PreTrainedConfig):
             difference_std=self.difference_std,
             power=LOSS_FUNCTIONS[self.loss_function],
         )
-
-    def _problems(self, found: Mapping[str, Sequence[str]]) -> list[str]:
-        """Returns what is wrong with the values, one text a problem."""
-        problems = [
-            *_choice("loss_function", self.loss_function, LOSS_FUNCTIONS),
-            *_choice("autocast", self.autocast, _AUTOCAST),
-            *_choice("autocast_dtype", self.autocast_dtype, _AUTOCAST_DTYPES),
-            *self._channel_problems(found),
-            *self._grid_problems(),
-            *self._network_problems(),
-        ]
-        if self.residual_prediction and self.difference_std is None:
-            problems.append(
-                "residual_prediction needs difference_std: compute statistics with "
-                "difference_hours equal to timestep_hours."
-            )
-        if not problems:  # they need channels and statistics that fit
-            try:
-                self.channel_weights()
-            except ConfigurationError as error:
-                problems.extend(error.problems)
-        return problems
-
-    def _channel_problems(self, found: Mapping[str, Sequence[str]]) -> list[str]:
-        problems = []
-        if not self.channels:
-            problems.append("channels is empty: name what the fields hold, such as 2t and z_500.")
-        for name in ("channels", "static_channels"):
-            values = getattr(self, name)
-            twice = sorted({value for value in values if values.count(value) > 1})
-            if twice:
-                problems.append(f"{name} holds {', '.join(twice)} more than once.")
-        for name, variables in found.items():
-            absent = [v for v in variables if v not in getattr(self, name)]
-            if absent:
-                problems.append(
-                    f"{name} {getattr(self, name)} lacks {', '.join(absent)}, which the channels "
-                    "hold: add them, or leave the argument out."
-                )
-        if "insolation" in self.channels:
-            problems.append("channel insolation is computed by the model: leave it out.")
-        for names, what, values, positive in (
-            (self.channels, "mean", self.mean, False),
-            (self.channels, "std", self.std, True),
-            (self.channels, "difference_std", self.difference_std, True),
-            (self.static_channels, "static_mean", self.static_mean, False),
-            (self.static_channels, "static_std", self.static_std, True),
-        ):
-            if values is None:
-                continue
-            if len(values) != len(names):
-                problems.append(f"{what} has {len(values)} values for {len(names)} channels.")
-                continue
-            for channel, value in zip(names, values, strict=True):
-                if value != value and what in ("mean", "static_mean"):
-                    problems.append(
-                        f"channel {channel} is unknown to the published models: give mean and std "
-                        "(static_mean and static_std) of your data."
-                    )
-                elif not np.isfinite(value) or positive and value <= 0:
-                    if what in ("std", "static_std") and value != value:
-                        continue  # said above
-                    problems.append(
-                        f"{what} of channel {channel} is {value:g}; it must be finite"
-                        + (
-                            " and above zero: a constant field cannot be normalised."
-                            if positive
-                            else "."
-                        )
-                    )
-        return problems
-
-    def _grid_problems(self) -> list[str]:
-        problems = []
-        latitude, longitude = np.asarray(self.latitude), np.asarray(self.longitude)
-        if latitude.size == 0 or np.abs(latitude).max() > 90 or (np.diff(latitude) >= 0).any():
-            problems.append(
-                "latitude must be within -90..90 and strictly decreasing (north to south); it is "
-                f"{_ends(latitude)}. Flip the latitude axis of the fields; open_fields does so."
-            )
-        if (
-            longitude.size == 0
-            or not 0 <= longitude[0] < 360
-            or (np.diff(longitude) <= 0).any()
-            or longitude[-1] - longitude[0] >= 360
-        ):
-            problems.append(
-                "longitude must be strictly increasing from a value in [0, 360), less than one "
-                f"turn; it is {_ends(longitude)}. A region across Greenwich goes on past 360: "
-                "345, 350, 355, 360, 365."
-            )
-        patch = self.patch_size
-        if latitude.size % patch not in (0, 1):
-            problems.append(
-                f"{latitude.size} latitudes are {latitude.size % patch} too many for patch_size "
-                f"{patch}: there may be none or one (the southernmost, left out). "
-                f"{self._patch_hint()}"
-            )
-        if longitude.size % patch:
-            problems.append(
-                f"{longitude.size} longitudes are no multiple of patch_size {patch}. "
-                f"{self._patch_hint()}"
-            )
-        return problems
-
-    def _patch_hint(self) -> str:
-        fitting = _patch_sizes(len(self.latitude), len(self.longitude), len(self.encoder_depths))
-        if not fitting:
-            return "No patch size fits this grid; crop it."
-        return f"Sizes that fit: {', '.join(map(str, fitting))}."
-
-    def _network_problems(self) -> list[str]:
-        problems = []
-        stages = len(self.encoder_depths)
-        shrink = 2 ** max(stages - 2, 0)
-        patches = (self.output_rows // self.patch_size, len(self.longitude) // self.patch_size)
-        if stages < 2 or len(self.decoder_depths) != stages:
-            problems.append(
-                f"encoder_depths {self.encoder_depths} and decoder_depths {self.decoder_depths}: "
-                "Aurora needs two stages or more, as many in the decoder as in the encoder."
-            )
-        elif sum(self.encoder_depths) != sum(self.decoder_depths):
-            problems.append(
-                f"encoder_depths {self.encoder_depths} and decoder_depths {self.decoder_depths} "
-                "must add up to the same number of blocks."
-            )
-        elif min(patches) <= shrink:
-            problems.append(
-                f"{patches[0]} x {patches[1]} patches are too few to be halved {stages - 1} times: "
-                f"take a smaller patch_size than {self.patch_size} or fewer stages than {stages}."
-            )
-        for name in ("encoder", "decoder"):
-            depths = getattr(self, f"{name}_depths")
-            heads = getattr(self, f"{name}_num_heads")
-            if len(depths) != len(heads):
-                problems.append(f"{name}_num_heads {heads} needs a value for each of {depths}.")
-        if self.latent_levels < 2 or self.latent_levels % self.window_size[0]:
-            problems.append(
-                f"latent_levels {self.latent_levels} must be 2 or more and a multiple of "
-                f"window_size[0], {self.window_size[0]}."
-            )
-        if self.embed_dim % 4 or self.embed_dim % self.num_heads:
-            problems.append(
-                f"embed_dim {self.embed_dim} must be a multiple of 4 and of num_heads "
-                f"{self.num_heads}."
-            )
-        if not 1 <= self.history <= self.max_history_size:
-            problems.append(
-                f"history {self.history} must be from 1 to max_history_size "
-                f"{self.max_history_size}."
-            )
-        if self.timestep_hours <= 0:
-            problems.append(f"timestep_hours {self.timestep_hours} must be positive.")
-        if self.modulation_heads or self.simulate_indexing_bug:
-            problems.append(
-                "modulation_heads and simulate_indexing_bug belong to the air pollution model, "
-                "which is not supported."
-            )
-        if self.atmos_static_vars and not self.dynamic_vars:
-            problems.append(
-                "atmos_static_vars works only with dynamic_vars in the aurora package: set both."
-            )
-        if self.level_condition:
-            absent = [v for v in self.levels if v not in [_number(u) for u in self.level_condition]]
-            if absent:
-                problems.append(f"level_condition {self.level_condition} lacks levels {absent}.")
-        return problems
-
-
-def choose_patch_size(rows: int, columns: int, *, stages: int = 2, largest: int = 4) -> int:
-    """Returns the largest patch size, up to ``largest``, that a grid can be cut into.
-
-    Args:
-        rows (int): Number ``H`` of latitudes; one row too many is allowed, it is left out.
-        columns (int): Number ``W`` of longitudes.
-        stages (int): Stages of the backbone: the patches are halved one time less. Defaults to 2.
-        largest (int): Upper limit. Defaults to 4, that of the published models at 0.25 degrees.
-
-    Raises:
-        ConfigurationError: If not even single points are enough.
-    """
-    fitting = [p for p in _patch_sizes(rows, columns, stages) if p <= largest]
-    if not fitting:
-        raise ConfigurationError(
-            f"a grid of {rows} x {columns} points is too small for Aurora with {stages} stages: it "
-            f"needs more than {2 ** max(stages - 2, 0)} points each way."
-        )
-    return fitting[-1]
-
-
-def _patch_sizes(rows: int, columns: int, stages: int) -> list[int]:
-    smallest = 2 ** max(stages - 2, 0)
-    return [
-        p
-        for p in range(1, min(rows, columns) + 1)
-        if rows % p in (0, 1) and columns % p == 0 and min(rows // p, columns // p) > smallest
-    ]
 
 
 def build_config_from_fields(
@@ -519,15 +320,3 @@ def _number(value: float) -> float:
 def _plain(value: Any) -> Any:
     """What JSON gives back for a value, so that a config equals the one that is loaded."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _ends(values: np.ndarray) -> str:
-    if values.size < 4:
-        return str(values.tolist())
-    return f"{values[0]:g}, {values[1]:g} ... {values[-2]:g}, {values[-1]:g}"
-
-
-def _choice(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    if value in known:
-        return []
-    return [f"{name} is {value!r}; it must be one of {', '.join(known)}."]

@@ -13,7 +13,8 @@ import torch
 from hftune.utils.errors import CheckpointError, ConfigurationError
 
 from .configuration_aurora import AuroraConfig
-from .modeling_aurora import AuroraForForecasting, raise_on_mismatch
+from .inputs_aurora import raise_on_mismatch
+from .modeling_aurora import AuroraForForecasting
 from .variants_aurora import VARIANTS
 
 __all__ = ["is_aurora_checkpoint", "load_aurora_checkpoint"]
@@ -75,31 +76,38 @@ def load_aurora_checkpoint(
         )
     path = _download(config, revision) if str(source) == REPOSITORY else Path(source)
     weights = _read(path)
-    model = AuroraForForecasting(config)
-    network = model.aurora
+    # Random weights take minutes to make for the large models: only where some are needed.
+    with torch.device("meta"):
+        model = AuroraForForecasting(config)
     try:
-        weights = network._adapt_checkpoint(weights)
+        weights = model.aurora._adapt_checkpoint(weights)
     except (AssertionError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of the Aurora variant {config.variant!r} ({error!r}): "
             "name the variant that it is."
         ) from error
-    _fit_history(network, weights, path)
+    _fit_history(model.aurora, weights, path)
 
-    own = network.state_dict()
+    own = model.aurora.state_dict()
     missing = own.keys() - weights.keys()
-    allowed = {name for name in missing if _may_be_missing(name, config, weights)}
+    new = {name for name in missing if _may_be_missing(name, config, weights)}
     raise_on_mismatch(
         str(path),
-        missing=missing - allowed,
+        missing=missing - new,
         unexpected=weights.keys() - own.keys(),
         reshaped=[n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape],
+        advice=f"The variant is {config.variant!r}: name the one that the checkpoint is of.",
     )
-    network.load_state_dict(weights, strict=False)
+    if new:
+        model = AuroraForForecasting(config)
+    elif config.static_channels:
+        model.static_fields = torch.full(model.static_fields.shape, float("nan"))
+    weights = {name: weight.float() for name, weight in weights.items()}
+    model.aurora.load_state_dict(weights, strict=False, assign=True)
     if zero_new_variables:
         with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if name in allowed and "_token_embeds." in name:
+            for name, parameter in model.aurora.named_parameters():
+                if name in new and "_token_embeds." in name:
                     parameter.zero_()
     return model
 

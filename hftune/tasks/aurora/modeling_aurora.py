@@ -17,21 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hftune.utils.errors import CheckpointError, DataError
 
-from ..weather.fields import split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_errors
-from ..weather.scores import cell_area_weights
 from .configuration_aurora import AuroraConfig
+from .constants_aurora import Constants, past_insolation
+from .inputs_aurora import EPOCH, check_values, checked_steps, raise_on_mismatch
 from .network_aurora import ChannelMap, build_network
 
 __all__ = ["AuroraForForecasting", "ForecastOutput"]
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 @dataclasses.dataclass
@@ -48,23 +47,6 @@ class ForecastOutput(ModelOutput):
     loss: torch.Tensor | None = None
     prediction: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Constants:
-    """What the configuration says, as float32 tensors on one device."""
-
-    mean: torch.Tensor  # [C, 1, 1]
-    std: torch.Tensor  # [C, 1, 1]
-    static_mean: torch.Tensor  # [S, 1, 1]
-    static_std: torch.Tensor  # [S, 1, 1]
-    change: torch.Tensor | None  # [C, 1, 1] normalised standard deviation of one step's change
-    weights: torch.Tensor  # [C]
-    area: torch.Tensor | None  # [H']
-    variables: torch.Tensor  # [V, C] averages channels by variable
-    log_scaled: torch.Tensor | None  # [C, 1, 1] bool
-    bounds: tuple[torch.Tensor, torch.Tensor] | None  # [C, 1, 1] of what is fed back
-    metadata: Any  # aurora.Metadata whose latitudes and longitudes are on the device
 
 
 class AuroraForForecasting(PreTrainedModel):
@@ -121,7 +103,7 @@ class AuroraForForecasting(PreTrainedModel):
             self.register_buffer("static_fields", torch.full(shape, float("nan")))
         else:
             self.static_fields = None
-        self._constants_by_device: dict[torch.device, _Constants] = {}
+        self._constants_by_device: dict[torch.device, Constants] = {}
         self._checkpointed = False
         self.post_init()
 
@@ -184,10 +166,10 @@ class AuroraForForecasting(PreTrainedModel):
                 level and time).
         """
         config = self.config
-        steps = self._checked_steps(fields, times, target_fields, steps)
+        steps = checked_steps(config, fields, times, target_fields, steps)
         if static_fields is None:
             static_fields = self.static_fields
-        missing_targets = self._check_values(fields, times, static_fields, target_fields)
+        missing_targets = check_values(config, fields, times, static_fields, target_fields)
 
         constants = self._constants(fields.device)
         rows = config.output_rows
@@ -195,7 +177,7 @@ class AuroraForForecasting(PreTrainedModel):
         static = None
         if static_fields is not None:
             static = (static_fields[..., :rows, :] - constants.static_mean) / constants.static_std
-        moments = [_EPOCH + datetime.timedelta(seconds=second) for second in times.tolist()]
+        moments = [EPOCH + datetime.timedelta(seconds=second) for second in times.tolist()]
         step_length = datetime.timedelta(hours=config.timestep_hours)
 
         predictions = []
@@ -235,7 +217,7 @@ class AuroraForForecasting(PreTrainedModel):
         static: torch.Tensor | None,
         moments: list[datetime.datetime],
         step: int,
-        constants: _Constants,
+        constants: Constants,
     ) -> torch.Tensor:
         """One pass through the network: normalised ``[B, T, C, H', W]`` to ``[B, C, H', W]``.
 
@@ -252,7 +234,7 @@ class AuroraForForecasting(PreTrainedModel):
         metadata.rollout_step = step
         surface, atmospheric = self.channel_map.unpack(state)
         if "insolation" in network.surf_vars:
-            surface["insolation"] = self._insolation(moments, state)
+            surface["insolation"] = past_insolation(config, moments, state)
         for names, variables in (
             (network.positive_surf_vars, surface),
             (network.positive_atmos_vars, atmospheric),
@@ -279,28 +261,12 @@ class AuroraForForecasting(PreTrainedModel):
         prediction = change
         if constants.change is not None:
             prediction = state[:, -1] + constants.change * change
-        if config.positive_surf_vars or config.positive_atmos_vars:
-            # As Aurora does it: not at the first step, where a gradient should flow.
-            if step > 0 or config.clamp_at_first_step:
-                positive = self.channel_map.positive(config, prediction.device)
-                prediction = torch.where(positive, prediction.clamp(min=0), prediction)
+        if constants.positive is not None and (step > 0 or config.clamp_at_first_step):
+            # As in Aurora, not at the first step, where the clamp would stop gradients.
+            prediction = torch.where(constants.positive, prediction.clamp(min=0), prediction)
         return prediction
 
-    def _insolation(self, moments: list[datetime.datetime], like: torch.Tensor) -> torch.Tensor:
-        """Insolation ``[B, T, H', W]`` at the past states, as v1p5 prescribes it."""
-        from aurora.insolation import insolation
-
-        seconds = np.array([round((moment - _EPOCH).total_seconds()) for moment in moments])
-        length = round(self.config.timestep_hours * 3600)
-        past = np.arange(like.shape[1] - 1, -1, -1) * length
-        dates = (seconds[:, None] - past[None]).reshape(-1).astype("datetime64[s]")
-        values = insolation(
-            dates, self.output_latitude, np.asarray(self.config.longitude), enforce_2d=True
-        )
-        values = torch.from_numpy(np.asarray(values, dtype=np.float32))
-        return values.view(*like.shape[:2], *like.shape[-2:]).to(like.device)
-
-    def _normalise(self, fields: torch.Tensor, constants: _Constants) -> torch.Tensor:
+    def _normalise(self, fields: torch.Tensor, constants: Constants) -> torch.Tensor:
         if constants.log_scaled is not None:
             from aurora.normalisation import log_transform
 
@@ -319,166 +285,13 @@ class AuroraForForecasting(PreTrainedModel):
             enabled=self.config.autocast == "full" or part == "backbone",
         )
 
-    def _constants(self, device: torch.device) -> _Constants:
-        """The configuration's numbers on a device; made once, so they are never in a checkpoint."""
+    def _constants(self, device: torch.device) -> Constants:
+        """The configuration's numbers on a device, made once; they are never in a checkpoint."""
         if device not in self._constants_by_device:
-            from aurora import Metadata
-
-            config = self.config
-
-            def column(values: Any) -> torch.Tensor:
-                return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-
-            longitude = np.asarray(config.longitude)
-            if longitude[-1] >= 360:
-                width = longitude[-1] - longitude[-2]
-                longitude = longitude - width * (np.floor((longitude[-1] - 360) / width) + 1)
-            change = None
-            if config.residual_prediction:
-                change = column(np.divide(config.difference_std, config.std))
-            area = None
-            if config.area_weights:
-                area = torch.tensor(
-                    cell_area_weights(self.output_latitude), dtype=torch.float32, device=device
-                )
-            names = self.channel_map.variables
-            members = np.array(
-                [[split_channel(c)[0] == name for c in config.channels] for name in names]
-            )
-            log_scaled = [
-                config.variant.startswith("v1p5") and c.startswith("scaled_")
-                for c in config.channels
-            ]
-            self._constants_by_device[device] = _Constants(
-                mean=column(config.mean),
-                std=column(config.std),
-                static_mean=column(config.static_mean),
-                static_std=column(config.static_std),
-                change=change,
-                weights=column(config.channel_weights()).view(-1),
-                area=area,
-                variables=torch.tensor(
-                    members / members.sum(axis=1, keepdims=True),
-                    dtype=torch.float32,
-                    device=device,
-                ),
-                log_scaled=column(log_scaled).bool() if any(log_scaled) else None,
-                bounds=self._bounds(column),
-                metadata=Metadata(
-                    lat=column(self.output_latitude).view(-1),
-                    lon=column(longitude).view(-1),
-                    time=(),
-                    atmos_levels=tuple(self.channel_map.levels),
-                ),
+            self._constants_by_device[device] = Constants.of(
+                self.config, self.channel_map, self.aurora.rollout_input_clipping, device
             )
         return self._constants_by_device[device]
-
-    def _bounds(self, column: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Normalised limits of what is fed back, of a variant that has them."""
-        from aurora.normalisation import log_transform
-
-        limits = self.aurora.rollout_input_clipping or {}
-        low, high = [], []
-        for channel, mean, std in zip(
-            self.config.channels, self.config.mean, self.config.std, strict=True
-        ):
-            variable = split_channel(channel)[0]
-            bound = limits.get(variable, {})
-            for values, key, none in ((low, "min", -np.inf), (high, "max", np.inf)):
-                value = bound.get(key)
-                if value is not None and variable.startswith("scaled_"):
-                    value = float(log_transform(torch.tensor(float(value))))
-                values.append(none if value is None else (value - mean) / std)
-        if not np.isfinite(low + high).any():
-            return None
-        return column(low), column(high)
-
-    def _checked_steps(
-        self,
-        fields: torch.Tensor,
-        times: torch.Tensor,
-        target_fields: torch.Tensor | None,
-        steps: int | None,
-    ) -> int:
-        """Returns the number of steps, once every shape fits."""
-        config = self.config
-        grid = (len(config.latitude), len(config.longitude))
-        expected = (config.history, len(config.channels), *grid)
-        if fields.ndim != 5 or tuple(fields.shape[1:]) != expected:
-            raise DataError(
-                f"fields have the shape {list(fields.shape)}; expected [samples, "
-                f"{', '.join(map(str, expected))}]: {config.history} past states of the channels "
-                f"{', '.join(config.channels)} on the model's {grid[0]} x {grid[1]} grid."
-            )
-        if tuple(times.shape) != (len(fields),) or times.is_floating_point():
-            raise DataError(
-                f"times have the shape {list(times.shape)} and type {times.dtype}; expected one "
-                f"int64 for each of {len(fields)} samples: seconds since 1970-01-01 UTC."
-            )
-        if target_fields is None:
-            steps = 1 if steps is None else steps
-        else:
-            found = tuple(target_fields.shape)
-            leads = found[1] if len(found) == 5 else 0
-            fits = [(len(fields), leads, *expected[1:-2], h, grid[1]) for h in self._target_rows()]
-            if found not in fits or not leads:
-                raise DataError(
-                    f"target_fields have the shape {list(found)}; expected [{len(fields)}, steps, "
-                    f"{', '.join(map(str, expected[1:]))}]."
-                )
-            if steps not in (None, leads):
-                raise DataError(f"steps is {steps}, but target_fields hold {leads} steps.")
-            steps = leads
-        if steps < 1:
-            raise DataError(f"steps is {steps}; it must be 1 or more.")
-        return steps
-
-    def _target_rows(self) -> tuple[int, int]:
-        return len(self.config.latitude), self.config.output_rows
-
-    @torch.no_grad()
-    def _check_values(
-        self,
-        fields: torch.Tensor,
-        times: torch.Tensor,
-        static_fields: torch.Tensor | None,
-        target_fields: torch.Tensor | None,
-    ) -> bool:
-        """Raises on inputs that are not finite; returns whether targets are missing somewhere."""
-        given = [x for x in (fields, static_fields, target_fields) if x is not None]
-        # A sum is finite only if every value is; one look for all of them waits for a GPU once.
-        sums = torch.stack([x.sum(dtype=torch.float32) for x in given])
-        finite = torch.isfinite(sums).tolist()
-        if all(finite):
-            return False
-        if not finite[0] and not torch.isfinite(fields).all():
-            raise DataError(self._describe_bad_input(fields, times))
-        if static_fields is not None and not torch.isfinite(static_fields).all():
-            raise DataError(
-                f"static fields {', '.join(self.config.static_channels)} are not set: call "
-                "model.set_static_fields(fields.static_fields), or pass static_fields."
-                if torch.isnan(static_fields).all()
-                else "static_fields hold NaN or infinite values: fill them first."
-            )
-        return target_fields is not None
-
-    def _describe_bad_input(self, fields: torch.Tensor, times: torch.Tensor) -> str:
-        bad = ~torch.isfinite(fields)
-        sample, past, channel = (int(i) for i in bad.any(-1).any(-1).nonzero()[0])
-        back = (self.config.history - 1 - past) * self.config.timestep_hours
-        moment = _EPOCH + datetime.timedelta(seconds=int(times[sample]), hours=-back)
-        name = self.config.channels[channel]
-        variable, level = split_channel(name)
-        where = f"{variable} at {level:g} hPa" if level is not None else variable
-        channels = bad.any(-1).any(-1).any(0).any(0).nonzero().flatten().tolist()
-        others = [self.config.channels[c] for c in channels if c != channel]
-        return (
-            f"{int(bad[sample, past, channel].sum())} values of {where} (channel {name}) at "
-            f"{moment:%Y-%m-%d %H:%M} UTC are NaN or infinite"
-            + (f", and values of {', '.join(others)} too" if others else "")
-            + ". One such value makes Aurora's whole forecast NaN: fill the gaps, or leave these "
-            "times or variables out (hftune audit lists them)."
-        )
 
     def _set_gradient_checkpointing(
         self,
@@ -533,47 +346,37 @@ class AuroraForForecasting(PreTrainedModel):
 
         if is_aurora_checkpoint(pretrained_model_name_or_path):
             return load_aurora_checkpoint(pretrained_model_name_or_path, *args, **kwargs)
+        source = str(pretrained_model_name_or_path)
+        if kwargs.get("config") is None:
+            found, _ = AuroraConfig.get_config_dict(source, **kwargs)
+            if found.get("model_type") != AuroraConfig.model_type:
+                raise CheckpointError(
+                    f"{source} holds a model of type {found.get('model_type')!r}; expected "
+                    f"{AuroraConfig.model_type!r}, as hftune saves it."
+                )
         kwargs.setdefault("dtype", torch.float32)
         wants_information = kwargs.pop("output_loading_info", False)
-        model, information = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **kwargs,
-        )
+        try:
+            model, information = super().from_pretrained(
+                source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise CheckpointError(f"the weights in {source} are damaged: {error}.") from error
         raise_on_mismatch(
-            str(pretrained_model_name_or_path),
+            source,
             missing=information["missing_keys"],
             unexpected=information["unexpected_keys"],
             reshaped=[str(key[0]) for key in information["mismatched_keys"]],
+            advice="Use the configuration that they were saved with.",
         )
         return (model, information) if wants_information else model
-
-
-def raise_on_mismatch(source: str, *, missing: Any, unexpected: Any, reshaped: Any) -> None:
-    """Raises a :class:`CheckpointError` that lists weights which do not fit, if there are any."""
-    lines = [
-        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
-        for what, names in (
-            ("missing from it", missing),
-            ("that the model does not have", unexpected),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if lines:
-        listed = "\n".join(lines)
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture than the configuration:\n"
-            f"{listed}\nUse the configuration that they were saved with."
-        )
 
 
 def _checkpointed(function: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    return function(forward, *args, **kwargs)
+    # The reentrant kind finds no input with a gradient inside a Batch, and gives none.
+    return function(forward, *args, **kwargs, use_reentrant=False)
 
 
 AutoConfig.register(AuroraConfig.model_type, AuroraConfig)

@@ -122,14 +122,6 @@ class ChannelMap:
         ]
         return torch.cat(pieces, dim=1)
 
-    def positive(self, config: AuroraConfig, device: torch.device) -> torch.Tensor:
-        """bool ``[C, 1, 1]``: channels of variables that are marked as positive."""
-        marks = [
-            name in (config.positive_surf_vars if level is None else config.positive_atmos_vars)
-            for name, level in map(split_channel, config.channels)
-        ]
-        return torch.tensor(marks, device=device).view(-1, 1, 1)
-
 
 def build_network(config: AuroraConfig) -> Any:
     """Builds the network of a configuration with the ``aurora`` package.

@@ -1,0 +1,161 @@
+"""Checks of what goes into the model, and of weights that are loaded into it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+
+import torch
+
+from hftune.utils.errors import CheckpointError, DataError
+
+from ..weather.fields import split_channel
+from .configuration_aurora import AuroraConfig
+
+__all__ = ["EPOCH", "check_values", "checked_steps", "raise_on_mismatch"]
+
+#: Where times begin. With its time zone: Aurora would take a naive time as the machine's own.
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+def checked_steps(
+    config: AuroraConfig,
+    fields: torch.Tensor,
+    times: torch.Tensor,
+    target_fields: torch.Tensor | None,
+    steps: int | None,
+) -> int:
+    """Returns the number of steps to forecast, once every shape fits.
+
+    Args:
+        config (AuroraConfig): The model's configuration.
+        fields (tensor ``[B, T, C, H, W]``): Past states.
+        times (int64 tensor ``[B]``): Seconds of the last of them.
+        target_fields (tensor ``[B, L, C, H or H', W]``, *optional*): Next states.
+        steps (int, *optional*): Steps that were asked for.
+
+    Raises:
+        DataError: If a shape, or the type of the times, is another one.
+    """
+    grid = (len(config.latitude), len(config.longitude))
+    expected = (config.history, len(config.channels), *grid)
+    if fields.ndim != 5 or tuple(fields.shape[1:]) != expected:
+        raise DataError(
+            f"fields have the shape {list(fields.shape)}; expected [samples, "
+            f"{', '.join(map(str, expected))}]: {config.history} past states of the channels "
+            f"{', '.join(config.channels)} on the model's {grid[0]} x {grid[1]} grid."
+        )
+    if tuple(times.shape) != (len(fields),) or times.is_floating_point():
+        raise DataError(
+            f"times have the shape {list(times.shape)} and type {times.dtype}; expected one "
+            f"int64 for each of {len(fields)} samples: seconds since 1970-01-01 UTC."
+        )
+    if target_fields is not None:
+        found = tuple(target_fields.shape)
+        leads = found[1] if len(found) == 5 else 0
+        rows = (grid[0], config.output_rows)
+        fits = [(len(fields), leads, expected[1], height, grid[1]) for height in rows]
+        if found not in fits or not leads:
+            raise DataError(
+                f"target_fields have the shape {list(found)}; expected [{len(fields)}, steps, "
+                f"{', '.join(map(str, expected[1:]))}]."
+            )
+        if steps not in (None, leads):
+            raise DataError(f"steps is {steps}, but target_fields hold {leads} steps.")
+        return leads
+    steps = 1 if steps is None else steps
+    if steps < 1:
+        raise DataError(f"steps is {steps}; it must be 1 or more.")
+    return steps
+
+
+@torch.no_grad()
+def check_values(
+    config: AuroraConfig,
+    fields: torch.Tensor,
+    times: torch.Tensor,
+    static_fields: torch.Tensor | None,
+    target_fields: torch.Tensor | None,
+) -> bool:
+    """Returns whether targets are missing somewhere; inputs may not be.
+
+    Args:
+        config (AuroraConfig): The model's configuration.
+        fields (tensor ``[B, T, C, H, W]``): Past states.
+        times (int64 tensor ``[B]``): Seconds of the last of them.
+        static_fields (tensor ``[S, H, W]`` or ``[B, S, H, W]``, *optional*): Static fields.
+        target_fields (tensor ``[B, L, C, H or H', W]``, *optional*): Next states.
+
+    Raises:
+        DataError: If a past state or a static field is NaN or infinite somewhere.
+    """
+    given = [x for x in (fields, static_fields, target_fields) if x is not None]
+    # A sum is finite only if every value is; one look for all of them waits for a GPU once.
+    finite = torch.isfinite(torch.stack([x.sum(dtype=torch.float32) for x in given])).tolist()
+    if all(finite):
+        return False
+    if not torch.isfinite(fields).all():
+        raise DataError(_describe_bad_input(config, fields, times))
+    if static_fields is not None and not torch.isfinite(static_fields).all():
+        raise DataError(
+            f"static fields {', '.join(config.static_channels)} are not set: call "
+            "model.set_static_fields(fields.static_fields), or pass static_fields."
+            if torch.isnan(static_fields).all()
+            else "static_fields hold NaN or infinite values: fill them first."
+        )
+    return target_fields is not None
+
+
+def _describe_bad_input(config: AuroraConfig, fields: torch.Tensor, times: torch.Tensor) -> str:
+    bad = ~torch.isfinite(fields)
+    sample, past, channel = (int(i) for i in bad.any(-1).any(-1).nonzero()[0])
+    back = (config.history - 1 - past) * config.timestep_hours
+    moment = EPOCH + datetime.timedelta(seconds=int(times[sample]), hours=-back)
+    name = config.channels[channel]
+    variable, level = split_channel(name)
+    where = variable if level is None else f"{variable} at {level:g} hPa"
+    channels = bad.any(-1).any(-1).any(0).any(0).nonzero().flatten().tolist()
+    others = [config.channels[c] for c in channels if c != channel]
+    also = f", and values of {', '.join(others)} too" if others else ""
+    return (
+        f"{int(bad[sample, past, channel].sum())} values of {where} (channel {name}) at "
+        f"{moment:%Y-%m-%d %H:%M} UTC are NaN or infinite{also}. One such value makes Aurora's "
+        "whole forecast NaN: fill the gaps, or leave these times or variables out (hftune audit "
+        "lists them)."
+    )
+
+
+def raise_on_mismatch(
+    source: str,
+    *,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    reshaped: Collection[str],
+    advice: str,
+) -> None:
+    """Raises an error that lists weights which do not fit, if there are any.
+
+    Args:
+        source (str): Where the weights are from.
+        missing, unexpected, reshaped (collections of str): Names of weights that it lacks, that the
+            model lacks, and of another shape.
+        advice (str): What to do, the last line of the message.
+
+    Raises:
+        CheckpointError: If one of the three is not empty.
+    """
+    lines = [
+        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing from it", missing),
+            ("that the model does not have", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"the weights in {source} are of another architecture than the configuration:\n"
+            f"{listed}\n{advice}"
+        )
