@@ -290,4 +290,8 @@ def readable(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return " ".join(map(readable, value)) or "[]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value) or "''"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):  # 50 rather than 50.0: many fields are floats only to allow shares
+        return repr(value).removesuffix(".0")
+    return str(value) or "''"

@@ -55,8 +55,11 @@ def _entry(field: Field, width: int) -> str:
     ]
     if field.variables:
         notes.append(f"environment: {', '.join(field.variables)}")
-    text = f"{field.help} ({'; '.join(notes)})".strip()
     kind = "[true|false]" if is_switch(field.hint) else f"<{describe(field.hint)}>"
+    choices = ""
+    if len(kind) > 60:
+        choices, kind = f" One of {kind[1:-1].replace(' | ', ', ')}.", "<name>"
+    text = f"{field.help}{choices} ({'; '.join(notes)})".strip()
     indent = " " * 6
     return f"  {names} {kind}\n" + textwrap.fill(
         text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False

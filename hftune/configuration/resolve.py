@@ -19,13 +19,14 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import ConfigurationError
 from ..utils.terminal import is_main_process
 from .convert import convert, readable, to_json
+from .help import help_text
 from .sources import Field, Given, read_command_line, read_config, read_environment, read_sweep
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Resolved:
         return sections
 
     def show(self, *, changed_only: bool = False) -> Table:
-        """Returns the table for ``rich`` to print.
+        """Returns the table for ``rich`` to print; of files it has the name only.
 
         Args:
             changed_only (bool): Whether to leave out what has its default value. Defaults to False.
@@ -109,7 +110,8 @@ class Resolved:
                 section = row.section
                 table.add_row(Text(section, style="bold"), "", "")
             style = "dim" if row.source == "default" else ""
-            table.add_row(*(Text(t, style=style) for t in (f"  {row.name}", row.text, row.source)))
+            cells = (f"  {row.name}", row.text, Path(row.source).name)
+            table.add_row(*(Text(cell, style=style) for cell in cells))
         return table
 
 
@@ -145,7 +147,8 @@ def parse(
     problems: list[str] = []
     command_line = read_command_line(sys.argv[1:] if argv is None else argv, fields, problems)
     if command_line.help:
-        _print(lambda console: console.print(_help(fields, description), highlight=False))
+        if is_main_process():
+            print(help_text(Path(sys.argv[0]).name, description, fields.values()))
         raise SystemExit(0)
 
     given: list[Given] = []
@@ -160,7 +163,11 @@ def parse(
         raise ConfigurationError(problems)
 
     if command_line.show_config:
-        _print(lambda console: console.print(Resolved((), table).show()))
+        if is_main_process():
+            from rich.console import Console
+
+            # Into a pipe or a file nothing is folded.
+            Console(width=None if sys.stdout.isatty() else 400).print(Resolved((), table).show())
         raise SystemExit(0)
     return Resolved(tuple(_construct(kind, table, fields) for kind in dataclass_types), table)
 
@@ -252,19 +259,3 @@ def _construct(kind: type, table: list[Setting], fields: Mapping[str, Field]) ->
         return kind(**{row.name: row.value for row in table if row.name in own})
     except ValueError as error:
         raise ConfigurationError(f"section '{_section(kind)}': {error}") from error
-
-
-def _print(write: Callable[[Any], None]) -> None:
-    if is_main_process():
-        from rich.console import Console
-
-        # Into a pipe or a file nothing is folded.
-        write(
-            Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=400, soft_wrap=True)
-        )
-
-
-def _help(fields: Mapping[str, Field], description: str) -> str:
-    from .help import help_text
-
-    return help_text(Path(sys.argv[0]).name, description, fields.values())

@@ -220,7 +220,7 @@ def read_environment(
         problems (list of str): Gets unknown ``HFTUNE_*`` variables.
     """
     plain = {name: field for field in fields.values() for name in field.variables}
-    prefixed = {f"{_PREFIX}{field.name.upper()}": field for field in fields.values()}
+    prefixed = {f"{_PREFIX}{name.upper()}": field for name, field in _names(fields).items()}
     known = {name.removeprefix(_PREFIX) for name in (*prefixed, *RESERVED_VARIABLES)}
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in known:

@@ -103,6 +103,7 @@ def test_order_of_environment_and_sweep():
     assert resolve(environ=both).values[1].learning_rate == 0.35
     resolved = resolve(environ=both, sweep={"learning_rate": 0.4})
     assert source(resolved, "learning_rate") == "sweep"
+    assert resolve(environ={"HFTUNE_LR": "0.6"}).values[1].learning_rate == 0.6
     assert resolve(environ={"LEARNING_RATE": ""}).values[1].learning_rate == 1e-4
 
 
@@ -288,7 +289,7 @@ def test_show_config_prints_sources_and_hides_tokens(tmp_path, capsys):
     assert stopped.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.strip()]
-    assert ["batch", "4", f"{config}:1"] in rows
+    assert ["batch", "4", "c.yaml:1"] in rows
     assert ["learning_rate", "0.0001", "default"] in rows
     assert "hf_secret" not in "\n".join(lines)
 
