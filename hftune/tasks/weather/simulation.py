@@ -57,7 +57,7 @@ from .variables import VARIABLES
 __all__ = ["Simulation", "simulate_atmosphere", "simulated_atmosphere_path", "write_simulation"]
 
 # Goes up when the numbers that a seed gives change: no cached file of an older model serves then.
-VERSION = 2
+VERSION = 3
 
 SURFACE = ("2t", "10u", "10v", "msl")
 ON_LEVELS = ("z", "u", "v", "t", "q")
