@@ -46,12 +46,10 @@ def module_groups(
         The group of each name.
     """
     modules = {name: parameter_name(name).split(".")[:-1] or ["(top)"] for name in names}
-    depth, deepest = 1, max((len(parts) for parts in modules.values()), default=1)
-    while depth < deepest:
-        deeper = {tuple(parts[: depth + 1]) for parts in modules.values()}
-        if len(deeper) > most:
-            break
-        depth += 1
+    deepest = max((len(parts) for parts in modules.values()), default=1)
+    counts = [len({tuple(parts[:d]) for parts in modules.values()}) for d in range(1, deepest + 1)]
+    # The first depth that makes as many groups as are allowed; the names are then shortest.
+    depth = 1 + counts.index(max((c for c in counts if c <= most), default=counts[0]))
     groups = {name: ".".join(parts[:depth]) for name, parts in modules.items()}
     for name, parts in modules.items():
         for wanted in followed:
@@ -139,7 +137,7 @@ class GradientHealthCallback(StatefulCallback):
         # Of the model at hand.
         self._model: nn.Module | None = None
         self._optimizer: Any = None
-        self._hook: Any = None
+        self._hook: Any = None  # on its forward
         self._names: list[str] = []
         self._groups: list[str] = []
         self._group_of = np.zeros(0, int)
@@ -166,7 +164,8 @@ class GradientHealthCallback(StatefulCallback):
         self.sharded = hasattr(gradients[0], "device_mesh")
         norms, total = _sharded_norms(gradients) if self.sharded else _norms(gradients)
         self._parameter_norms = norms / scale
-        self._norm = float(total) / scale
+        # In float64: the squares of norms that are large but finite do not overflow here.
+        self._norm = float(np.sqrt(np.sum(self._parameter_norms**2)))
         self._measured = True
         key = tuple(map(id, (p for _, p in named)))
         if key != self._key:
@@ -302,10 +301,10 @@ class GradientHealthCallback(StatefulCallback):
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= self.patience:
                 self._stop(f"{found}; this is skip {self.patience} in a row", args, state)
-            logger.warning("%s; the step is skipped", found)
+            found += "; the step is skipped"
         elif policy == "stop":
             self._stop(found, args, state)
-        else:
+        if state.is_world_process_zero:
             logger.warning("%s", found)
 
     def _stop(self, found: str, args: Any, state: Any) -> None:

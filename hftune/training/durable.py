@@ -380,6 +380,7 @@ class _Conductor(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, checkpoint = self.trainer, self.trainer._resumed_from
         trainer._component_sums = None
+        trainer._named_parameters = None
         trainer.average = None
         for callback in trainer._stateful_callbacks():
             callback.saved_by_trainer = True

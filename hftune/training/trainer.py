@@ -22,6 +22,9 @@ from .averaging import WeightAverage
 from .durable import DurableRuns
 from .optimizers import set_learning_rates
 
+# Each process has the whole gradient of every parameter.
+_WHOLE_GRADIENTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
 __all__ = ["Evaluator", "HFTuneMixin", "HFTuneTrainer"]
 
 
@@ -108,6 +111,7 @@ class HFTuneMixin(DurableRuns):
         self._component_names: list[str] = []
         self._component_sums: torch.Tensor | None = None
         self._parameter_count: int | None = None
+        self._named_parameters: list[tuple[str, nn.Parameter]] | None = None
         super().__init__(model=model, args=args, **kwargs)
         core = self.accelerator.unwrap_model(self.model)
         if not hasattr(core, "accepts_loss_kwargs"):
@@ -150,21 +154,24 @@ class HFTuneMixin(DurableRuns):
         health = self.gradient_health
         if health is None:
             return self._clip(parameters, max_norm, norm_type=norm_type)
-        self.accelerator.unscale_gradients()
-        named = list(self.model.named_parameters())
-        total = health.measure(named)
-        plain = self.accelerator.distributed_type in (
-            DistributedType.NO,
-            DistributedType.MULTI_CPU,
-            DistributedType.MULTI_GPU,
-        )
-        if total is None or not plain or norm_type != 2 or health.sharded:
+        if self._named_parameters is None:
+            self._named_parameters = [
+                (name, p) for name, p in self.model.named_parameters() if p.requires_grad
+            ]
+        if norm_type != 2 or self.accelerator.distributed_type not in _WHOLE_GRADIENTS:
+            scaler = self.accelerator.scaler
+            health.measure(self._named_parameters, scaler.get_scale() if scaler else 1.0)
             return self._clip(parameters, max_norm, norm_type=norm_type)
-        # What clip_grad_norm_ does, with the norms that are already there. Below the limit it
-        # multiplies by 1.
-        factor = max_norm / (total + 1e-6)
-        if not float(factor) >= 1:
-            torch._foreach_mul_([p.grad for _, p in named if p.grad is not None], factor)
+        self.accelerator.unscale_gradients()
+        total = health.measure(self._named_parameters)
+        if total is not None:
+            # What clip_grad_norm_ does, with the norms that are already there: to the bit the same,
+            # since below the limit it multiplies by 1.
+            factor = max_norm / (total + 1e-6)
+            if not float(factor) >= 1:
+                torch._foreach_mul_(
+                    [p.grad for _, p in self._named_parameters if p.grad is not None], factor
+                )
         return total
 
     def compute_loss(
