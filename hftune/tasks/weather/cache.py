@@ -1,4 +1,4 @@
-"""The cache of fields: written once, whole or continued, read as a memory map.
+"""The cache of fields: written once, whole or continued, then read by row.
 
 A cache is a folder with ``fields.f32`` (raw little-endian float32 ``[N, C, H, W]``), ``static.f32``
 (``[S, H, W]``) and ``manifest.json``, which is written last. It is built in a folder of its own
@@ -26,7 +26,7 @@ from hftune.utils.terminal import progress
 from .dates import select_rows
 from .fields import FieldLayout, WeatherFields
 from .sources import MANIFEST
-from .values import MappedValues
+from .values import StoredValues
 
 __all__ = ["FORMAT", "build_cache", "cache_root", "load_cache", "select_cache"]
 
@@ -84,7 +84,7 @@ def load_cache(folder: str | os.PathLike[str]) -> WeatherFields:
     return WeatherFields(
         layout=layout,
         times=times,
-        values=MappedValues(folder / _FIELDS, stored),
+        values=StoredValues(folder / _FIELDS, stored),
         static_fields=np.fromfile(folder / _STATIC, dtype="<f4").reshape(-1, *layout.grid),
         fingerprint=manifest["fingerprint"],
         sources=tuple(manifest["sources"]),
@@ -251,6 +251,6 @@ def select_cache(
         fields,
         layout=layout,
         times=fields.times[rows],
-        values=MappedValues(fields.values.path, fields.values.stored, bounds, channels),
+        values=StoredValues(fields.values.path, fields.values.stored, bounds, channels),
         fingerprint=f"{fields.fingerprint}-{bounds[0]}-{bounds[1]}-{channels}",
     )

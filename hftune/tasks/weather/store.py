@@ -19,7 +19,7 @@ from .fields import FieldLayout, WeatherFields, channel_name, split_channel
 from .grid import describe_grid, match_points, same_grid
 from .sources import MANIFEST, Source, digest_sources, find_sources, open_source
 from .streams import Part, read_parts
-from .values import ChannelMap, InPlaceValues
+from .values import InPlaceValues, StoredVariable
 from .variables import STATIC_NAMES, VARIABLES, canonical_order
 
 __all__ = ["open_fields"]
@@ -91,9 +91,9 @@ def open_fields(
         )
     plan = _Plan(sources, static_sources, variables, levels, times)
     fields = plan.fields(request)
-    mapped = _in_place(plan) if in_place else None
-    if mapped is not None:
-        return dataclasses.replace(fields, values=mapped)
+    values = _in_place(plan) if in_place else None
+    if values is not None:
+        return dataclasses.replace(fields, values=values)
     return build_cache(
         folder, fields, plan.read, time_chunk=plan.time_chunk, show_progress=progress
     )
@@ -416,8 +416,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _in_place(plan: _Plan) -> InPlaceValues | None:
-    """Maps the files themselves, if every channel lies in one as plain float32."""
-    channels: list[ChannelMap] = []
+    """Reads the files themselves, if every variable lies in one as plain float32."""
+    variables: list[StoredVariable] = []
     spans = set()
     for group in plan.groups:
         part = group.parts[0]
@@ -442,9 +442,11 @@ def _in_place(plan: _Plan) -> InPlaceValues | None:
         ):
             return None
         spans.add((int(rows[0]), int(rows[0]) + len(rows)))
-        for index in group.picks[0] or [None]:
-            channels.append(ChannelMap(part.source.path, offset, part.array.shape, index, flipped))
-    return InPlaceValues(tuple(channels), spans.pop()) if len(spans) == 1 else None
+        shape = (part.array.shape[0], len(part.levels or (0,)), height, width)
+        levels = tuple(group.picks[0] or (0,))
+        path = os.path.abspath(part.source.path)
+        variables.append(StoredVariable(path, offset, shape, levels, flipped))
+    return InPlaceValues(tuple(variables), spans.pop()) if len(spans) == 1 else None
 
 
 def _plain_offset(part: Part) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 
 from hftune.tasks.weather.fields import WeatherFields
 from hftune.tasks.weather.store import open_fields
-from hftune.tasks.weather.values import InPlaceValues, MappedValues
+from hftune.tasks.weather.values import InPlaceValues, StoredValues
 
 CHANNELS = ("2t", "z_500", "z_850")
 
@@ -70,7 +70,7 @@ def test_compressed_netcdf_is_cached_once(tmp_path, make_dataset, monkeypatch):
     (tmp_path / "a.nc").rename(tmp_path / "b.nc")
     monkeypatch.setattr("hftune.tasks.weather.store.open_source", None)
     fields = open_fields(tmp_path / "b.nc")
-    assert isinstance(fields.values, MappedValues)
+    assert isinstance(fields.values, StoredValues)
     assert fields.sources == (str(tmp_path / "b.nc"),)
     check(fields, dataset)
 
@@ -340,7 +340,7 @@ def test_values_travel_to_workers_by_path(tmp_path, make_dataset):
     dataset = make_dataset(days=400, dtype="float64")
     dataset.to_netcdf(tmp_path / "a.nc")
     dataset.astype("float32").to_netcdf(tmp_path / "b.nc")
-    for name, kind in {"a.nc": MappedValues, "b.nc": InPlaceValues}.items():
+    for name, kind in {"a.nc": StoredValues, "b.nc": InPlaceValues}.items():
         fields = open_fields(tmp_path / name)
         assert isinstance(fields.values, kind)
         packed = pickle.dumps(fields.values)
