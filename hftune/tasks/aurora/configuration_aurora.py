@@ -14,7 +14,7 @@ from ..weather.fields import FieldLayout, split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_weights
 from .validation_aurora import choose_patch_size, configuration_problems
 from .variants_aurora import (
-    PLACEHOLDER,
+    PLACEHOLDERS,
     official_channels,
     official_grid,
     official_statistics,
@@ -143,7 +143,7 @@ class AuroraConfig(PreTrainedConfig):
         }
         for name, variables in found.items():
             own = () if variant == "custom" else arguments[name]
-            arguments[name] = list(dict.fromkeys([*own, *variables])) or [PLACEHOLDER]
+            arguments[name] = list(dict.fromkeys([*own, *variables])) or [PLACEHOLDERS[name]]
 
         self.timestep_hours = (
             arguments.pop("timestep_hours") if timestep_hours is None else timestep_hours

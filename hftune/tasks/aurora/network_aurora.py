@@ -14,7 +14,7 @@ import torch
 from hftune.utils.errors import ConfigurationError
 
 from ..weather.fields import split_channel
-from .variants_aurora import PLACEHOLDER, variant_arguments, variant_class
+from .variants_aurora import variant_arguments, variant_class
 
 if TYPE_CHECKING:
     from .configuration_aurora import AuroraConfig
@@ -174,10 +174,12 @@ def _empty_weights():
 
 @dataclasses.dataclass(frozen=True)
 class _UsedVariables:
+    surface_inputs: frozenset[str]
     surface: frozenset[str]
-    surface_outputs: frozenset[str]
+    atmospheric_inputs: frozenset[str]
     atmospheric: frozenset[str]
     levels: frozenset[str]
+    separate: frozenset[str]
 
     @classmethod
     def of(cls, config: AuroraConfig) -> _UsedVariables:
@@ -189,14 +191,22 @@ class _UsedVariables:
         inputs = surface | set(config.static_channels) | cycles | {"insolation"}
         atmospheric = {name for name, level in split if level is not None}
         return cls(
-            frozenset(inputs - {PLACEHOLDER}),
+            frozenset(inputs),
             frozenset(surface),
-            frozenset(atmospheric | {f"static_{name}" for name in inputs}),
+            frozenset({f"static_{name}" for name in inputs}),
+            frozenset(atmospheric),
             frozenset(level_to_str(level) for level in config.levels),
+            frozenset(config.separate_perceiver),
         )
 
     def reaches(self, parameter: str) -> bool:
         """Whether the data reach a parameter, by its name."""
+        if parameter.startswith("decoder.level_decoder_alternate."):
+            return bool(self.atmospheric & self.separate)
+        if parameter.startswith("decoder.level_decoder."):
+            return bool(self.atmospheric - self.separate)
+        if parameter.startswith("decoder.atmos_levels_embed."):
+            return bool(self.atmospheric)
         match = re.fullmatch(
             r"(encoder\.(?:surf|atmos)_token_embeds|decoder\.(?:surf|atmos)_heads\.([^.]+))"
             r"(?:\.layers\.([^.]+))?(?:\.weights\.([^.]+)|\.weight|\.bias)",
@@ -208,7 +218,8 @@ class _UsedVariables:
         if level is not None and level not in self.levels:
             return False
         if head is not None:
-            return head in (self.surface_outputs if "surf" in where else self.atmospheric)
+            return head in (self.surface if "surf" in where else self.atmospheric)
         if embedding is not None:
-            return embedding in (self.surface if "surf" in where else self.atmospheric)
+            atmospheric = self.atmospheric | self.atmospheric_inputs
+            return embedding in (self.surface_inputs if "surf" in where else atmospheric)
         return True

@@ -59,6 +59,12 @@ def _channel_problems(config: AuroraConfig, found: Mapping[str, Sequence[str]]) 
                 f"{name} {getattr(config, name)} lacks {', '.join(absent)}, which the channels "
                 "hold: add them, or leave the argument out."
             )
+    both = sorted(set(found["surf_vars"]) & set(found["static_vars"]))
+    if both:
+        problems.append(
+            f"{', '.join(both)} is a channel and a static channel: Aurora has one embedding for "
+            "both kinds; rename or leave out one."
+        )
     if "insolation" in config.channels:
         problems.append("channel insolation is computed by the model: leave it out.")
     problems += _statistics_problems(config.channels, config.mean, config.std, "")

@@ -16,7 +16,7 @@ from hftune.utils.errors import ConfigurationError, did_you_mean
 from ..weather.fields import channel_name, split_channel
 
 __all__ = [
-    "PLACEHOLDER",
+    "PLACEHOLDERS",
     "PRESSURE_LEVELS",
     "VARIANTS",
     "Variant",
@@ -30,9 +30,13 @@ __all__ = [
 #: Pressure levels, in hPa, of the published models.
 PRESSURE_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
-#: Variable of the network that stands in where the data have no surface, static or atmospheric
-#: variable: Aurora needs one of each. Its input is zero and its weights are frozen.
-PLACEHOLDER = "none"
+#: Variables of the network that stand in where the data have none of a kind: Aurora needs one of
+#: each. Their input is zero and their weights are frozen.
+PLACEHOLDERS = {
+    "surf_vars": "no_surface",
+    "static_vars": "no_static",
+    "atmos_vars": "no_atmospheric",
+}
 
 
 @dataclasses.dataclass(frozen=True)
