@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from processes import run_together
 from torch import nn
 
 from hftune.callbacks.gradient_health import (
@@ -322,3 +323,60 @@ def test_parameters_without_a_gradient_are_passed_over():
     parameters[0][1].grad = torch.zeros(2)
     callback.measure(parameters)
     np.testing.assert_allclose(callback._module_norms(), [0, 3 * math.sqrt(2)])
+
+
+def test_two_processes_see_the_reduced_gradient(kind, tmp_path):
+    """DDP: every process judges the same gradient, that of both batches."""
+
+    def work(rank):
+        callback = GradientHealthCallback("skip")
+        trainer = make(kind, tmp_path, [1, 1, 1, math.nan, 1, 1], callback)
+        trainer.train()
+        (tmp_path / f"{rank}.json").write_text(json.dumps(callback.as_dict()))
+        trainer.end()
+
+    assert run_together(work) == [0, 0]
+    reports = [(tmp_path / f"{rank}.json").read_text() for rank in range(2)]
+    assert reports[0] == reports[1]
+    health = json.loads(reports[0])
+    # Samples 6 and 7 are in the second pair of batches.
+    assert [event["step"] for event in health["events"]] == [2]
+    assert health["counts"]["skipped"] == 1
+
+    torch.manual_seed(0)
+    model, data = Model(), Rows([1, 1, 1, math.nan, 1, 1])
+    rows = [data[i] for i in range(4)]
+    x, labels, factor = (torch.stack([r[k] for r in rows]) for k in ("x", "labels", "factor"))
+    model(x, labels, factor)["loss"].backward()
+    total = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters()))
+    assert health["norm"][0] == pytest.approx(total, rel=1e-5)
+
+
+def test_sharded_gradients(tmp_path):
+    """FSDP2: each process has a part of each gradient, both know the norms of the whole."""
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))
+    x = torch.randn(4, 3)
+
+    def work(rank):
+        from torch.distributed.fsdp import fully_shard
+
+        torch.distributed.init_process_group("gloo")
+        mesh = torch.distributed.init_device_mesh("cpu", (2,))
+        for layer in whole:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(whole, mesh=mesh)
+        whole(x).square().mean().backward()
+        callback = GradientHealthCallback()
+        total = callback.measure(list(whole.named_parameters()))
+        assert callback.sharded
+        norms = [*callback._parameter_norms.tolist(), callback._norm, total.item()]
+        (tmp_path / f"{rank}.json").write_text(json.dumps(norms))
+
+    assert run_together(work) == [0, 0]
+    whole(x).square().mean().backward()
+    norms = [p.grad.norm().item() for p in whole.parameters()]
+    total = math.sqrt(sum(norm**2 for norm in norms))
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == pytest.approx([*norms, total, total], rel=1e-5)

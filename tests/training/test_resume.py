@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from processes import run_alone, run_together
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_run
@@ -22,30 +20,8 @@ torch.set_num_threads(1)
 SCRIPT = Path(small_run.__file__)
 
 
-def start(work) -> int:
-    """Runs ``work`` in a process of its own."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
-
-
-def finish(child: int) -> int:
-    """Waits for a process; returns its exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def run(output_dir, **settings) -> int:
-    return finish(start(lambda: small_run.run(output_dir, settings)))
+    return run_alone(lambda: small_run.run(output_dir, settings))
 
 
 def outcome(output_dir) -> dict:
@@ -132,19 +108,7 @@ def test_signal_at_the_end_of_an_epoch(tmp_path, stop):
 
 
 def two_processes(output_dir, **settings) -> list[int]:
-    """The same run in two processes that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def join(rank):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        small_run.run(output_dir, settings)
-
-    children = [start(lambda rank=rank: join(rank)) for rank in range(2)]
-    return [finish(child) for child in children]
+    return run_together(lambda rank: small_run.run(output_dir, settings))
 
 
 def test_two_processes(tmp_path):
