@@ -87,6 +87,7 @@ class Cell:
         note (str): Shown when the pointer rests on it.
         strong (bool): In bold.
         markup (str): Trusted HTML instead of the value, for example a small inline SVG.
+        digits (int): Significant digits of a number.
     """
 
     value: Any = ""
@@ -94,6 +95,7 @@ class Cell:
     note: str = ""
     strong: bool = False
     markup: str = ""
+    digits: int = 4
 
 
 @dataclasses.dataclass
@@ -114,7 +116,10 @@ class Tile:
 
 
 class Section:
-    """A part of a report; its methods add blocks and return it, :meth:`fold` aside.
+    """A part of a report; its methods add blocks in their order.
+
+    They return the section, those that make parts of it (:meth:`fold`, :meth:`columns`,
+    :meth:`panels`) return the parts.
 
     Attributes:
         title (str): Its heading.
@@ -227,6 +232,12 @@ class Section:
         """Adds a part that is folded away under its title, and returns that part."""
         inner = Section(title)
         self._add("fold", section=inner, opened=opened)
+        return inner
+
+    def columns(self, count: int = 2) -> list[Section]:
+        """Adds parts that stand side by side where the page is wide, and returns them."""
+        inner = [Section("") for _ in range(count)]
+        self._add("columns", sections=inner)
         return inner
 
     def panels(self, titles: Sequence[str]) -> list[Section]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,25 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
-__all__ = ["ForecastEvaluator", "evaluate_forecaster", "model_predictor"]
+__all__ = ["ForecastEvaluator", "ForecastExample", "evaluate_forecaster", "model_predictor"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ForecastExample:
+    """One forecast and what happened, for maps.
+
+    Attributes:
+        layout (FieldLayout): Channels and grid.
+        lead_hours (tuple of int): ``L`` lead times.
+        time (int): When it was made, seconds since 1970-01-01 UTC.
+        forecast, truth (float32 arrays ``[L, C, H, W]``): In physical units.
+    """
+
+    layout: FieldLayout
+    lead_hours: tuple[int, ...]
+    time: int
+    forecast: np.ndarray
+    truth: np.ndarray
 
 
 def model_predictor(
@@ -136,6 +156,16 @@ def evaluate_forecaster(
     return scores
 
 
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 class ForecastEvaluator:
     """Scores a model on a fixed set of samples, as a trainer's evaluator and at the end of a run.
 
@@ -187,16 +217,34 @@ class ForecastEvaluator:
         """Scores a model in evaluation mode; its mode is restored afterwards."""
         predict = model_predictor(model, self.lead_hours)
         scores = ForecastScores(self.layout, self.lead_hours, self.climatology)
-        training = model.training
-        model.eval()
-        try:
+        with _evaluating(model):
             evaluate_forecaster(
                 predict, self.samples, scores, batch_size=self.batch_size, progress=progress
             )
-        finally:
-            model.train(training)
         self.scores = scores
         return scores
+
+    def example(self, model: torch.nn.Module, index: int | None = None) -> ForecastExample:
+        """Forecasts one sample; in a group of processes all call it.
+
+        Args:
+            model (torch.nn.Module): The model.
+            index (int, *optional*): Which sample; defaults to the one in the middle, so that
+                nobody picked it.
+        """
+        from .samples import collate
+
+        sample = self.samples[len(self.samples) // 2 if index is None else index]
+        batch = collate([sample])
+        with _evaluating(model):
+            forecast = model_predictor(model, self.lead_hours)(batch)[0]
+        return ForecastExample(
+            self.layout,
+            self.lead_hours,
+            int(batch["times"][0]),
+            forecast,
+            batch["target_fields"][0, :, :, : self.layout.grid[0]].numpy(),
+        )
 
     def __call__(self, trainer_or_model: Any) -> dict[str, float]:
         """Returns the metrics: ``rmse_to_persistence``, and the same by lead time.

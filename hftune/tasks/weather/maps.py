@@ -25,6 +25,7 @@ __all__ = [
     "Display",
     "channel_label",
     "coastlines",
+    "degrees",
     "display_of",
     "forecast_figure",
     "pretty_units",
@@ -153,7 +154,7 @@ def forecast_figure(
     _, bound = _limits(error, centred=True)
 
     # Placed in inches: panels as large as the page allows, with the grid's own proportions.
-    left, between, above, below, width = 0.58, 0.16, 0.3, 0.88, 11.0
+    left, between, above, below, width = 0.58, 0.16, 0.3, 0.8, 11.0
     across = (width - left - 2 * between - 0.25) / 3
     tall = min(across / grid.aspect, 4.4)
     across = tall * grid.aspect
@@ -188,9 +189,9 @@ def forecast_figure(
         if index:
             ax.set_yticklabels([])
     pair = 2 * across + between
-    _color_bar(place(left + pair * 0.2, 0.42, pair * 0.6, 0.11), meshes[0], shown, display.units)
+    _color_bar(place(left + pair * 0.2, 0.36, pair * 0.6, 0.11), meshes[0], shown, display.units)
     start = left + 2 * (across + between)
-    bar = place(start + across * 0.1, 0.42, across * 0.8, 0.11)
+    bar = place(start + across * 0.1, 0.36, across * 0.8, 0.11)
     _color_bar(bar, meshes[2], [error], display.error_units)
     return figure
 
@@ -245,8 +246,8 @@ class _MapGrid:
         ax.set_aspect(self.stretch)
         ax.xaxis.set_major_locator(_ticks(5, self.round))
         ax.yaxis.set_major_locator(_ticks(5, self.round))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _degrees(v, "E", "W")))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _degrees(v, "N", "S")))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: degrees(v, "E", "W")))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: degrees(v, "N", "S")))
         ax.tick_params(colors=INK, labelsize=8, length=2, width=0.6)
         for spine in ax.spines.values():
             spine.set_edgecolor(INK)
@@ -302,7 +303,8 @@ def _ticks(count: int, whole_circle: bool = False) -> Locator:
     return MaxNLocator(count, steps=[1, 3, 6, 9, 10] if whole_circle else [1, 2, 2.5, 5, 10])
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
+def degrees(value: float, positive: str, negative: str) -> str:
+    """Formats a coordinate: ``degrees(345, "E", "W") == "15°W"``."""
     value = (value + 180) % 360 - 180 if positive == "E" and value != 180 else value
     if value == 0 or abs(value) == 180:
         return f"{abs(value):g}°"

@@ -33,7 +33,7 @@ class Series(torch.utils.data.Dataset):
         fields = days + np.zeros((5, 2, 4, 2), np.float32)
         return {
             "fields": torch.from_numpy(fields[:2]),
-            "times": (index + 1) * 86400,
+            "times": torch.tensor((index + 1) * 86400),
             "target_fields": torch.from_numpy(fields[[2, 4]]),
         }
 
@@ -76,6 +76,16 @@ def test_a_model_is_rolled_out_to_the_lead_times_and_scored_beside_persistence()
     assert result["variables"]["msl"]["persistence_rmse"] == [1.0, 3.0]
     assert result["variables"]["msl"]["bias"] == [-0.5, -1.5]
     assert result["valid_from"] == "1970-01-03T00:00:00Z"
+
+
+def test_the_sample_in_the_middle_is_the_example():
+    model = Drift(0.5)
+    example = ForecastEvaluator(Series(), LAYOUT, LEADS).example(model)
+    assert example.time == 6 * 86400 and example.lead_hours == LEADS
+    assert example.forecast.shape == example.truth.shape == (2, 2, 3, 2)
+    assert example.forecast[:, 0, 0, 0].tolist() == [6.5, 7.5]
+    assert example.truth[:, 0, 0, 0].tolist() == [7.0, 9.0]
+    assert model.training
 
 
 def test_a_trainer_gives_its_wrapped_model():
