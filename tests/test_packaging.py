@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import subprocess
@@ -61,6 +62,26 @@ def test_every_requirement_of_the_tested_features_is_pinned(repository, setup_cf
     ]
     names = {re.split(r"[><=\[;]", line)[0].lower() for line in required if line[0] != "#"}
     assert names - pinned == set()
+
+
+def test_every_import_is_a_requirement(repository, setup_cfg):
+    """What the code imports is what setup.cfg asks for, in the base or in a feature."""
+    distributions = {"aurora": "microsoft-aurora", "yaml": "pyyaml"}
+    imported = set()
+    for folder in ("hftune", "recipes"):
+        for path in (repository / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    imported.add(node.module.split(".")[0])
+    imported = {
+        distributions.get(name.lower(), name.lower())
+        for name in imported - set(sys.stdlib_module_names) - {"hftune"}
+    }
+    extras = setup_cfg["options.extras_require"].values()
+    required = lines("\n".join([setup_cfg["options"]["install_requires"], *extras]))
+    assert imported - {re.split(r"[><=\[;]", line)[0].lower() for line in required} == set()
 
 
 def test_all_holds_every_feature(setup_cfg):
