@@ -257,5 +257,7 @@ def _construct(kind: type, table: list[Setting], fields: Mapping[str, Field]) ->
     own = {field.name for field in dataclasses.fields(kind) if field.init}
     try:
         return kind(**{row.name: row.value for row in table if row.name in own})
+    except ConfigurationError:
+        raise
     except ValueError as error:
         raise ConfigurationError(f"section '{_section(kind)}': {error}") from error
