@@ -51,12 +51,15 @@ class SampleReader:
 
         times = np.asarray(batch["time"], dtype=np.int64)
         rows = np.searchsorted(self.fields.times, times[:, None] + self.offsets)
-        values = self.fields.read(rows.reshape(-1))
-        values = torch.from_numpy(values.reshape(*rows.shape, *values.shape[1:]))
+
+        def read(rows: np.ndarray) -> torch.Tensor:
+            values = self.fields.read(rows.reshape(-1))
+            return torch.from_numpy(values.reshape(*rows.shape, *values.shape[1:]))
+
         return {
-            "fields": values[:, : self.history],
+            "fields": read(rows[:, : self.history]),
             "times": torch.from_numpy(times),
-            "target_fields": values[:, self.history :],
+            "target_fields": read(rows[:, self.history :]),
         }
 
 
@@ -128,7 +131,19 @@ def make_samples(
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks samples of :func:`make_samples` to a batch; the ``collate_fn`` of a loader."""
-    from torch.utils.data import default_collate
+    """Joins samples of :func:`make_samples` to a batch; the ``collate_fn`` of a loader.
 
-    return default_collate(list(samples))
+    Samples that were read together are not copied: the batch is what they were cut from.
+    """
+    return {name: _joined([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    whole = tensors[0]._base
+    if whole is not None and whole.shape == (len(tensors), *tensors[0].shape):
+        step = whole.stride(0)
+        if all(t._base is whole and t.storage_offset() == i * step for i, t in enumerate(tensors)):
+            return whole
+    return torch.stack(tensors)

@@ -176,7 +176,9 @@ def _remote_source(url: str) -> Source:
             )
         with system.open(path, "rb") as stream:
             head = stream.read(8)
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # each protocol has its own
         raise DataError(f"cannot read {url}: {type(error).__name__}: {error}") from error
     if not head.startswith(b"\x89HDF"):
         raise DataError(
@@ -265,7 +267,7 @@ def open_source(source: Source) -> list[xarray.Dataset]:
         return [xarray.open_dataset(source.path, engine="netcdf4", **options)]
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # each library and each protocol has its own
         raise DataError(
             f"cannot read {source.path} as {source.format}: {type(error).__name__}: {error}. "
             "The file may be incomplete; compare its size with the original."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hftune.utils.files import read_json, write_json
 from .cache import cache_root
 from .dates import select_rows
 from .fields import WeatherFields
+from .values import StoredValues
 
 __all__ = ["FieldStatistics", "RunningMoments", "compute_statistics"]
 
@@ -119,6 +122,15 @@ class RunningMoments:
         return np.sqrt(np.where(self.count > 0, self._squares / np.maximum(self.count, 1), np.nan))
 
 
+def _folder(fields: WeatherFields) -> Path:
+    """Where statistics are kept: with the cache of the fields if it is ours to write."""
+    if isinstance(fields.values, StoredValues):
+        folder = Path(fields.values.path).parent
+        if os.access(folder, os.W_OK):
+            return folder / "statistics"
+    return cache_root() / "statistics"
+
+
 def compute_statistics(
     fields: WeatherFields,
     rows: str | Sequence[int] | slice | None = None,
@@ -126,7 +138,7 @@ def compute_statistics(
 ) -> FieldStatistics:
     """Computes statistics in one streaming pass, in float64, or finds those of an earlier call.
 
-    They are kept in the cache folder, by the fields' fingerprint, the rows and the lag.
+    They are kept with the cache, by the fields' fingerprint, the rows and the lag.
 
     Args:
         fields (WeatherFields): The fields.
@@ -144,7 +156,7 @@ def compute_statistics(
     if fields.fingerprint:
         digest = xxhash.xxh3_128(fields.fingerprint.encode())
         digest.update(chosen.tobytes() + f"{float(difference_hours)}".encode())
-        stored = cache_root() / "statistics" / f"{digest.hexdigest()}.json"
+        stored = _folder(fields) / f"{digest.hexdigest()}.json"
         if stored.exists():
             return FieldStatistics.from_dict(read_json(stored))
 

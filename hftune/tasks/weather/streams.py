@@ -17,7 +17,7 @@ from .variables import STATIC_NAMES, VARIABLES, canonical_name, unit_conversion
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Part", "read_parts"]
+__all__ = ["Notes", "Part", "listed", "read_parts"]
 
 _NAMES = {
     "time": ("time", "valid_time", "t", "date", "datetime"),
@@ -35,6 +35,31 @@ _STANDARD = {
     "longitude": "longitude",
 }
 _HPA = {"hpa", "millibar", "millibars", "mb", "mbar", "hectopascal", "hectopascals"}
+
+
+class Notes:
+    """What was noticed and mended, each said once with the files it holds for."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, list[str]] = {}
+
+    def add(self, text: str, source: Source | None = None) -> None:
+        """Adds a note, about one store or about all."""
+        names = self._sources.setdefault(text, [])
+        if source is not None and source.name not in names:
+            names.append(source.name)
+
+    def lines(self) -> tuple[str, ...]:
+        """The notes in the order in which they came: ``a.nc, b.nc and 38 more: ...``."""
+        return tuple(
+            f"{listed(names)}: {text}" if names else text for text, names in self._sources.items()
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names up to four things and counts the others."""
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,10 +126,10 @@ class Part:
             picked[self.array.dims[-3]] = list(levels)
         try:
             values = self.array.isel(picked).values
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # each library and each remote protocol has its own
             raise DataError(
                 f"cannot read {self.stored_name} from {self.source.path}: {type(error).__name__}: "
-                f"{error}. The file may be damaged or incomplete."
+                f"{error}. The store may be damaged, incomplete or out of reach."
             ) from error
         if within is not None:
             values = values[within]
@@ -137,7 +162,7 @@ def _role(name: str, variable: Any) -> str | None:
     return None
 
 
-def _level_values(variable: Any, source: Source, notes: list[str]) -> tuple[float, ...] | None:
+def _level_values(variable: Any, source: Source, notes: Notes) -> tuple[float, ...] | None:
     """Levels in hPa, or None if the coordinate is no pressure."""
     values = np.atleast_1d(np.asarray(variable.values, dtype=np.float64))
     units = str(variable.attrs.get("units", "")).strip()
@@ -151,9 +176,9 @@ def _level_values(variable: Any, source: Source, notes: list[str]) -> tuple[floa
             return None
         if values.max() > 2000:
             values = values / 100
-            notes.append(f"{source.name}: levels have no units; Pa assumed from their size")
+            notes.add("levels have no units; Pa assumed from their size", source)
         else:
-            notes.append(f"{source.name}: levels have no units; hPa assumed")
+            notes.add("levels have no units; hPa assumed", source)
     return tuple(float(f"{value:.6g}") for value in values)
 
 
@@ -175,13 +200,13 @@ def _time_values(variable: Any, source: Source) -> np.ndarray:
     return values.astype("datetime64[s]").astype(np.int64)
 
 
-def read_parts(dataset: xarray.Dataset, source: Source, notes: list[str]) -> list[Part]:
+def read_parts(dataset: xarray.Dataset, source: Source, notes: Notes) -> list[Part]:
     """Describes every usable variable of a data set, reading only its coordinates.
 
     Args:
         dataset (xarray.Dataset): Opened lazily.
         source (Source): Where it comes from.
-        notes (list of str): Gains what was assumed, mended or left out.
+        notes (Notes): Gains what was assumed, mended or left out.
 
     Raises:
         DataError: If it has no latitude and longitude axes, or times or units that cannot be used.
@@ -209,7 +234,8 @@ def read_parts(dataset: xarray.Dataset, source: Source, notes: list[str]) -> lis
     grid = normalise_grid(
         dataset[by_role["latitude"]].values, dataset[by_role["longitude"]].values, source.path
     )
-    notes += [f"{source.name}: {note}" for note in grid.notes]
+    for note in grid.notes:
+        notes.add(note, source)
 
     times = _find_times(dataset, by_role.get("time"), source)
     levels = None
@@ -260,7 +286,7 @@ def _part(
     times: np.ndarray | None,
     levels: tuple[float, ...] | None,
     source: Source,
-    notes: list[str],
+    notes: Notes,
 ) -> Part | None:
     if array.dtype.kind not in "fiub":
         return None
@@ -268,7 +294,7 @@ def _part(
     found = {roles.get(str(d)): d for d in array.dims}
     if "latitude" not in found or "longitude" not in found:
         if array.ndim > 1:
-            notes.append(f"{source.name}: {stored_name} left out, it has no latitude and longitude")
+            notes.add(f"{stored_name} left out, it has no latitude and longitude", source)
         return None
     others = [str(d) for d in array.dims if str(d) not in roles]
     if others:
@@ -278,12 +304,10 @@ def _part(
             "prediction_timedelta": "; select one forecast step",
             "number": "; select one ensemble member",
         }.get(others[0], "")
-        notes.append(
-            f"{source.name}: {stored_name} left out, it also varies along {others[0]}{hint}"
-        )
+        notes.add(f"{stored_name} left out, it also varies along {others[0]}{hint}", source)
         return None
     if "level" in found and levels is None:
-        notes.append(f"{source.name}: {stored_name} left out, its levels are no pressures")
+        notes.add(f"{stored_name} left out, its levels are no pressures", source)
         return None
     single = VARIABLES.get(canonical_name(stored_name, array.attrs, False))
     on_levels = "level" in found or (
@@ -309,18 +333,14 @@ def _part(
 
     units = str(array.attrs.get("units", "")).strip()
     if name in VARIABLES and not units:
-        notes.append(f"{source.name}: {stored_name} has no units; {VARIABLES[name].units} assumed")
+        notes.add(f"{stored_name} has no units; {VARIABLES[name].units} assumed", source)
         scale, offset = 1.0, 0.0
     else:
         scale, offset = unit_conversion(name, units, source.path)
         if (scale, offset) != (1.0, 0.0):
-            notes.append(
-                f"{source.name}: {stored_name} converted from {units} to {VARIABLES[name].units}"
-            )
+            notes.add(f"{stored_name} converted from {units} to {VARIABLES[name].units}", source)
     if name not in VARIABLES:
-        notes.append(
-            f"{source.name}: {stored_name} is unknown to hftune; kept as {name} in {units or '1'}"
-        )
+        notes.add(f"{stored_name} is unknown to hftune; kept as {name} in {units or '1'}", source)
     return Part(
         name=name,
         units=VARIABLES[name].units if name in VARIABLES else units or "1",

@@ -39,7 +39,7 @@ def test_a_sample():
     assert days(samples[4]["target_fields"]) == [7, 9]
 
 
-def test_batches_come_in_one_read(monkeypatch):
+def test_batches_come_in_two_reads(monkeypatch):
     samples = make_samples(make_fields(range(10)))
     reads = []
     read = WeatherFields.read
@@ -48,11 +48,25 @@ def test_batches_come_in_one_read(monkeypatch):
     )
     loader = torch.utils.data.DataLoader(samples, batch_size=4, collate_fn=collate)
     batch = next(iter(loader))
-    assert len(reads) == 1
+    assert len(reads) == 2
     assert batch["fields"].shape == (4, 2, 2, 3, 4)
     assert batch["target_fields"].shape == (4, 1, 2, 3, 4)
     assert batch["times"].tolist() == [DAY, 2 * DAY, 3 * DAY, 4 * DAY]
     assert days(batch["fields"]) == [[0, 1], [1, 2], [2, 3], [3, 4]]
+
+
+def test_batches_are_not_copied():
+    samples = make_samples(make_fields(range(10)))
+    read = samples.__getitems__([3, 0, 5])
+    batch = collate(read)
+    for name, values in batch.items():
+        assert values.is_contiguous()
+        assert values.data_ptr() == read[0][name].data_ptr()
+    # Samples that do not lie one after the other are.
+    other = collate([read[1], read[0]])
+    assert other["times"].tolist() == [DAY, 4 * DAY]
+    assert days(other["fields"]) == [[0, 1], [3, 4]]
+    assert collate(read[:2])["times"].tolist() == [4 * DAY, DAY]
 
 
 def test_transformers_collator_works_too():

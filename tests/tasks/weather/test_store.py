@@ -9,6 +9,7 @@ import pytest
 
 from hftune.tasks.weather.fields import WeatherFields
 from hftune.tasks.weather.store import open_fields
+from hftune.tasks.weather.streams import Part
 from hftune.tasks.weather.values import InPlaceValues, StoredValues
 
 CHANNELS = ("2t", "z_500", "z_850")
@@ -68,11 +69,34 @@ def test_compressed_netcdf_is_cached_once(tmp_path, make_dataset, monkeypatch):
     assert len(cached(tmp_path)) == 1
     # The second time, and under another name, it is found without reading the data.
     (tmp_path / "a.nc").rename(tmp_path / "b.nc")
-    monkeypatch.setattr("hftune.tasks.weather.store.open_source", None)
+    monkeypatch.setattr("hftune.tasks.weather.merge.open_source", None)
     fields = open_fields(tmp_path / "b.nc")
     assert isinstance(fields.values, StoredValues)
     assert fields.sources == (str(tmp_path / "b.nc"),)
     check(fields, dataset)
+
+
+def test_ctrl_c_while_caching(tmp_path, make_dataset, monkeypatch):
+    dataset = make_dataset(days=12, dtype="float64")
+    dataset.to_netcdf(tmp_path / "a.nc")
+    monkeypatch.setattr("hftune.tasks.weather.cache._BLOCK_BYTES", 3 * 3 * 12 * 4)
+    reads = []
+    read = Part.read
+
+    def interrupted(self, rows=None, levels=None):
+        if len(reads) == 4:  # two variables of two blocks
+            raise KeyboardInterrupt
+        reads.append(rows.tolist())
+        return read(self, rows, levels)
+
+    monkeypatch.setattr(Part, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_fields(tmp_path / "a.nc")
+    assert not cached(tmp_path)
+    reads += [None]
+    fields = open_fields(tmp_path / "a.nc")
+    assert reads[0] == [0, 1, 2] and reads[5] == [6, 7, 8] and len(reads) == 9
+    np.testing.assert_array_equal(fields.read(slice(None)), expected_values(dataset).astype("f4"))
 
 
 def test_in_place_and_cached_agree(tmp_path, make_dataset):
@@ -266,6 +290,26 @@ def test_levels_from_several_files(tmp_path, make_dataset):
     check(open_fields(str(tmp_path / "*.nc")), dataset)
 
 
+def test_levels_interleaved_between_files(tmp_path, make_dataset):
+    dataset = make_dataset(("z",), levels=(300, 500, 850))
+    dataset.isel(level=[0, 2]).to_netcdf(tmp_path / "a.nc")
+    dataset.isel(level=[1]).to_netcdf(tmp_path / "b.nc")
+    fields = open_fields(str(tmp_path / "*.nc"))
+    assert fields.layout.channels == ("z_300", "z_500", "z_850")
+    np.testing.assert_array_equal(fields.read(slice(None)), dataset.z.values)
+
+
+def test_notes_name_many_files_once(tmp_path, make_dataset):
+    dataset = make_dataset().isel(latitude=slice(None, None, -1))
+    for day in range(12):
+        dataset.isel(time=[day]).to_netcdf(tmp_path / f"{day:02d}.nc")
+    fields = open_fields(str(tmp_path / "*.nc"))
+    check(fields, make_dataset())
+    assert fields.audit_notes == (
+        "00.nc, 01.nc, 02.nc, 03.nc and 8 more: latitudes put north to south",
+    )
+
+
 def test_overlapping_files(tmp_path, make_dataset):
     dataset = make_dataset(days=10)
     dataset.isel(time=slice(0, 6)).to_netcdf(tmp_path / "a.nc")
@@ -320,6 +364,14 @@ def test_static_fields(tmp_path, make_dataset):
     assert fields.layout.static_channels == ("z", "lsm")
     np.testing.assert_array_equal(fields.static_fields, np.stack([height, mask]))
     assert fields.audit_notes == ("a.nc: z does not vary in time; taken as static",)
+
+
+def test_varying_mask_is_a_channel(tmp_path, make_dataset):
+    dataset = make_dataset(("t2m", "lsm"))
+    dataset.to_netcdf(tmp_path / "a.nc")
+    fields = open_fields(tmp_path / "a.nc")
+    assert fields.layout.channels == ("2t", "lsm") and fields.layout.static_channels == ()
+    assert fields.audit_notes == ("a.nc: lsm varies in time; kept as a channel",)
 
 
 def test_static_data_of_a_larger_region(tmp_path, make_dataset):

@@ -103,6 +103,13 @@ def test_level_absent(path):
     )
 
 
+def test_levels_without_any(path):
+    assert message(path, variables=["2t", "msl"], levels=[500]) == (
+        "levels were asked for, but no variable of era5.nc that is taken (2t, msl) lies on "
+        "pressure levels."
+    )
+
+
 def test_two_grids(path, make_dataset):
     make_dataset(("u",), longitude=(0, 1.25, 2.5)).to_netcdf(path.with_name("wind.nc"))
     assert message([path, path.with_name("wind.nc")]) == (
