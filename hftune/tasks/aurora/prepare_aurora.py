@@ -1,0 +1,160 @@
+"""From a run's ``model:`` settings to an Aurora that is ready to train on its data."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ...utils.errors import CheckpointError, ConfigurationError
+from ..weather.fields import WeatherFields
+from ..weather.statistics import FieldStatistics
+from .arguments_aurora import AuroraModelArguments
+from .configuration_aurora import AuroraConfig, build_config_from_fields
+from .convert_aurora import is_aurora_checkpoint, load_aurora_checkpoint
+from .modeling_aurora import AuroraForForecasting
+from .variants_aurora import variant_arguments
+
+__all__ = ["model_step_hours", "prepare_aurora"]
+
+
+def _is_official(arguments: AuroraModelArguments) -> bool:
+    path = arguments.model_name_or_path
+    return path is not None and is_aurora_checkpoint(path)
+
+
+def model_step_hours(arguments: AuroraModelArguments, lead_hours: list[int]) -> float:
+    """Returns the model's step in hours: its own, or the first lead time for a new model.
+
+    Raises:
+        ConfigurationError: If a lead time is no multiple of it.
+    """
+    if arguments.model_name_or_path is None:
+        return lead_hours[0]
+    if _is_official(arguments):
+        step = variant_arguments(arguments.variant or "pretrained")["timestep_hours"]
+    else:
+        step = _saved_config(arguments).timestep_hours
+    wrong = [lead for lead in lead_hours if lead % step]
+    if wrong:
+        raise ConfigurationError(
+            f"lead_hours {wrong} are no multiples of {step:g}, the step in hours of "
+            f"{arguments.model_name_or_path}."
+        )
+    return step
+
+
+def _saved_config(arguments: AuroraModelArguments) -> AuroraConfig:
+    path = arguments.model_name_or_path
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise CheckpointError(
+            f"{path} is neither an official checkpoint (*.ckpt) nor a folder of a saved model."
+        )
+    config = AuroraConfig.from_pretrained(path)
+    if config.variant and arguments.variant not in (None, config.variant):
+        raise ConfigurationError(
+            f"--variant {arguments.variant} and {path} disagree, which is a {config.variant!r}: "
+            "leave --variant out."
+        )
+    return config
+
+
+def _settings(arguments: AuroraModelArguments) -> dict[str, Any]:
+    """What holds for every model, new or loaded."""
+    settings: dict[str, Any] = {
+        "loss_function": arguments.loss_function,
+        "area_weights": arguments.area_weights,
+        "autocast": arguments.autocast,
+        "drop_path": arguments.drop_path,
+        "drop_rate": arguments.drop_rate,
+        "stabilise_level_agg": arguments.stabilise_level_agg,
+    }
+    if arguments.loss_weights is not None:
+        settings["loss_weights"] = arguments.loss_weights
+    return settings
+
+
+def prepare_aurora(
+    arguments: AuroraModelArguments,
+    fields: WeatherFields,
+    statistics: FieldStatistics,
+    *,
+    history: int,
+    step_hours: float,
+) -> AuroraForForecasting:
+    """Builds or loads the model of a run, with the data's static fields in it.
+
+    Args:
+        arguments (AuroraModelArguments): The ``model:`` section.
+        fields (WeatherFields): The data; a loaded model must know its channels.
+        statistics (FieldStatistics): Of the training times.
+        history (int): Past states that the model sees.
+        step_hours (float): The model's step, see :func:`model_step_hours`.
+
+    Raises:
+        ConfigurationError: If the data and the model do not fit together.
+        CheckpointError: If the weights are of another architecture.
+    """
+    settings = _settings(arguments)
+    if arguments.model_name_or_path is None:
+        heads = [arguments.num_heads * 2**stage for stage in range(len(arguments.depths))]
+        config = build_config_from_fields(
+            fields.layout,
+            statistics,
+            timestep_hours=step_hours,
+            history=history,
+            patch_size=arguments.patch_size or "auto",
+            residual_prediction=arguments.residual_prediction,
+            embed_dim=arguments.embed_dim,
+            num_heads=arguments.num_heads,
+            encoder_depths=arguments.depths,
+            encoder_num_heads=heads,
+            decoder_depths=arguments.depths[::-1],
+            decoder_num_heads=heads[::-1],
+            latent_levels=arguments.latent_levels,
+            mlp_ratio=arguments.mlp_ratio,
+            **settings,
+        )
+        model = AuroraForForecasting(config)
+    elif _is_official(arguments):
+        config = build_config_from_fields(
+            fields.layout,
+            statistics,
+            variant=arguments.variant or "pretrained",
+            history=history,
+            **settings,
+        )
+        model = load_aurora_checkpoint(arguments.model_name_or_path, config=config)
+    else:
+        config = _saved_config(arguments)
+        _check_layout(arguments.model_name_or_path, config, fields, history)
+        for name, value in settings.items():
+            setattr(config, name, value)
+        model = AuroraForForecasting.from_pretrained(arguments.model_name_or_path, config=config)
+    if fields.layout.static_channels:
+        model.set_static_fields(fields.static_fields)
+    return model
+
+
+def _check_layout(path: str, config: AuroraConfig, fields: WeatherFields, history: int) -> None:
+    layout = fields.layout
+    problems = []
+    if list(layout.channels) != list(config.channels):
+        problems.append(
+            f"{path} knows the channels {', '.join(config.channels)}, the data have "
+            f"{', '.join(layout.channels)}: choose them with --variables and --levels."
+        )
+    for name in ("latitude", "longitude"):
+        ours, theirs = getattr(layout, name), np.asarray(getattr(config, name))
+        if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-3):
+            problems.append(
+                f"{path} has {len(theirs)} values of {name} from {theirs[0]:g} to {theirs[-1]:g}, "
+                f"the data have {len(ours)} from {ours[0]:g} to {ours[-1]:g}."
+            )
+    if history != config.history:
+        problems.append(
+            f"{path} sees {config.history} past states: give --history {config.history}."
+        )
+    if problems:
+        raise ConfigurationError(problems)

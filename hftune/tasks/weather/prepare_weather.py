@@ -1,0 +1,162 @@
+"""From a run's ``data:`` settings to checked fields, statistics, splits and samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...utils.errors import DataError
+from ...utils.files import write_json
+from ...utils.terminal import console, is_main_process
+from .arguments_weather import WeatherDataArguments
+from .climatology import Climatology, compute_climatology
+from .dates import describe_times, select_rows
+from .fields import WeatherFields
+from .samples import make_samples
+from .statistics import FieldStatistics, compute_statistics
+from .store import open_fields
+
+if TYPE_CHECKING:
+    import datasets
+
+    from .audit import Audit
+
+__all__ = ["WeatherData", "prepare_weather_data"]
+
+# Of the times, where no dates are given.
+_DEFAULT_SPLITS = {"train": "0%:80%", "validation": "80%:90%", "test": "90%:100%"}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeatherData:
+    """Everything that a weather run reads.
+
+    Attributes:
+        fields (WeatherFields): All fields of the run.
+        audit (Audit or None): What the audit found; None if it was turned off.
+        statistics (FieldStatistics): Of the training times, differences over one model step.
+        climatology (Climatology): Of the training times.
+        train (datasets.Dataset): Samples with the first step as their target.
+        validation, test (datasets.Dataset): Samples with all lead times as their targets.
+        rows (dict of str to int array): Row numbers of the three splits.
+    """
+
+    fields: WeatherFields
+    audit: Audit | None
+    statistics: FieldStatistics
+    climatology: Climatology
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+    rows: dict[str, np.ndarray]
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what ``run.json`` says of the data."""
+        return {
+            "sources": list(self.fields.sources),
+            "fingerprint": self.fields.fingerprint,
+            "times": describe_times(self.fields.times),
+            "channels": list(self.fields.layout.channels),
+            "grid": list(self.fields.layout.grid),
+            "audit": None if self.audit is None else self.audit.verdict,
+            "splits": {
+                name: {"times": describe_times(self.fields.times[rows]), "samples": len(samples)}
+                for (name, rows), samples in zip(
+                    self.rows.items(), (self.train, self.validation, self.test), strict=True
+                )
+            },
+        }
+
+
+def _open(arguments: WeatherDataArguments) -> WeatherFields:
+    data: Sequence[str | Path] = arguments.data
+    if not data:
+        from .simulation import simulated_atmosphere_path
+
+        data = [
+            simulated_atmosphere_path(
+                years=arguments.simulation_years, seed=arguments.simulation_seed
+            )
+        ]
+    return open_fields(
+        data,
+        variables=arguments.variables,
+        levels=arguments.levels,
+        cache_dir=arguments.cache_dir,
+        static_data=arguments.static_data or None,
+    )
+
+
+def _audited(
+    fields: WeatherFields, arguments: WeatherDataArguments, step_hours: float, folder: Path
+) -> Audit | None:
+    if arguments.audit == "off":
+        return None
+    from .audit import audit_fields
+
+    audit = audit_fields(fields, step_hours=step_hours)
+    if is_main_process():
+        console().print(audit.render())
+        write_json(folder / "audit.json", audit.as_dict())
+    if arguments.audit == "strict":
+        audit.raise_on_errors()
+    return audit
+
+
+def _samples(
+    fields: WeatherFields,
+    history: int,
+    step_hours: float,
+    lead_hours: Sequence[float],
+    dates: str | None,
+) -> datasets.Dataset:
+    return make_samples(
+        fields, history=history, step_hours=step_hours, lead_hours=lead_hours, rows=dates
+    )
+
+
+def prepare_weather_data(
+    arguments: WeatherDataArguments, *, step_hours: float, output_dir: str | Path
+) -> WeatherData:
+    """Opens, audits and splits the data of a run; every process of it calls this.
+
+    Args:
+        arguments (WeatherDataArguments): The ``data:`` section.
+        step_hours (float): The model's step, hours.
+        output_dir (path): Where ``audit.json`` is written.
+
+    Raises:
+        DataError: If the data cannot be read, the audit found errors (``audit`` is ``strict``), or
+            a split has no sample.
+    """
+    fields = _open(arguments)
+    audit = _audited(fields, arguments, step_hours, Path(output_dir))
+    samples, rows = {}, {}
+    for name, share in _DEFAULT_SPLITS.items():
+        dates = getattr(arguments, f"{name}_dates") or share
+        leads = [step_hours] if name == "train" else arguments.lead_hours
+        try:
+            samples[name] = _samples(fields, arguments.history, step_hours, leads, dates)
+        except DataError:
+            if dates != share or name == "train":
+                raise
+            console().print(
+                f"warning: {describe_times(fields.times)} are too few for {name} samples of their "
+                "own: all times serve. The scores say nothing about skill on unseen weather.",
+                style="yellow",
+            )
+            dates = None
+            samples[name] = _samples(fields, arguments.history, step_hours, leads, dates)
+        rows[name] = select_rows(fields.times, dates)
+    return WeatherData(
+        fields=fields,
+        audit=audit,
+        statistics=compute_statistics(fields, rows["train"], step_hours),
+        climatology=compute_climatology(fields, rows["train"]),
+        **samples,
+        rows=rows,
+    )

@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+r"""Fine-tunes Aurora on weather fields, or trains a small one of its kind from scratch.
+
+On the simulated atmosphere, for a first look:
+
+    accelerate launch recipes/aurora.py --config recipes/configs/aurora_quickstart.yaml \
+        --output_dir runs/aurora
+
+On fields of your own, one day ahead:
+
+    accelerate launch recipes/aurora.py --config recipes/configs/aurora_regional_daily.yaml \
+        --data era5_*.nc --train_dates 1961-01-01:1994-12-31 \
+        --validation_dates 1995-01-01:1996-12-31 --test_dates 1997-01-01:1999-12-31 \
+        --output_dir runs/region
+
+On several GPUs: `accelerate launch --config_file accelerate_configs/multi_gpu_ddp.yaml ...`.
+Started again with the same command, the run goes on from its newest whole checkpoint.
+
+OUTPUT_DIR then holds `report.html`, `scores.json`, `model/` (for `hftune forecast` and
+`AuroraForForecasting.from_pretrained`), `run.json`, `audit.json` and the checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A script's folder is first on the path, and `import aurora` would find this very file there.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path.pop(0)
+
+from hftune.configuration.arguments import HFTuneArguments
+from hftune.configuration.resolve import parse
+from hftune.tasks.aurora.arguments_aurora import AuroraModelArguments
+from hftune.tasks.aurora.prepare_aurora import model_step_hours, prepare_aurora
+from hftune.tasks.weather.arguments_weather import WeatherDataArguments
+from hftune.tasks.weather.evaluation_weather import ForecastEvaluator
+from hftune.tasks.weather.losses import weights_table
+from hftune.tasks.weather.prepare_weather import prepare_weather_data
+from hftune.tasks.weather.report_weather import write_weather_report
+from hftune.tasks.weather.samples import collate
+from hftune.tracking.run_record import RunRecord
+from hftune.training.trainer import HFTuneTrainer
+from hftune.utils.errors import HftuneError
+from hftune.utils.files import write_json
+from hftune.utils.terminal import console, is_main_process, progress
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the recipe.
+
+    Args:
+        argv (sequence of str, *optional*): Arguments, defaults to the command line's.
+    """
+    settings = parse(
+        WeatherDataArguments,
+        AuroraModelArguments,
+        HFTuneArguments,
+        argv=argv,
+        description=__doc__,
+    )
+    data_args, model_args, args = settings.values
+    output_dir = Path(args.output_dir)
+    say = console().print if is_main_process() else lambda *_: None
+    say(settings.show(changed_only=True))
+
+    with RunRecord.start(
+        output_dir,
+        task="aurora",
+        configuration=settings.as_dict(),
+        seeds={"seed": args.seed, "data_seed": args.data_seed},
+    ) as record:
+        # 1. Data: opened, audited, split
+        step_hours = model_step_hours(model_args, data_args.lead_hours)
+        with record.timed("data"):
+            data = prepare_weather_data(data_args, step_hours=step_hours, output_dir=output_dir)
+        record.update(data=data.describe())
+
+        # 2. Model
+        model = prepare_aurora(
+            model_args,
+            data.fields,
+            data.statistics,
+            history=data_args.history,
+            step_hours=step_hours,
+        )
+        say(weights_table(model.config.channels, model.config.channel_weights()))
+
+        def evaluator(samples):
+            return ForecastEvaluator(
+                samples,
+                dataclasses.replace(data.fields.layout, latitude=model.output_latitude),
+                data_args.lead_hours,
+                data.climatology,
+                batch_size=args.per_device_eval_batch_size,
+            )
+
+        # 3. Training; the best model by the validation samples stays in memory
+        trainer = HFTuneTrainer(
+            model,
+            args,
+            train_dataset=data.train,
+            data_collator=collate,
+            evaluator=evaluator(data.validation),
+            data_fingerprint=data.fields.fingerprint,
+        )
+        test = evaluator(data.test)
+        untuned = None
+        if model_args.model_name_or_path is not None:
+            with record.timed("untuned"):
+                untuned = _scored("Scoring the untuned model", test, trainer.model)
+        with record.timed("training"):
+            trainer.train()
+        trainer.save_model(str(output_dir / "model"))
+
+        # 4. Scores on the test samples, beside persistence, climatology and the untuned model
+        with record.timed("evaluation"):
+            scores = _scored("Scoring the best model", test, trainer.model)
+        if untuned is not None:
+            scores.adopt("untuned", untuned)
+        results = scores.result()
+        example = test.example(trainer.model)
+        if is_main_process():
+            write_json(output_dir / "scores.json", results)
+            record.update(results=results["summary"])
+            record.finish()
+            report = write_weather_report(
+                output_dir,
+                fields=data.fields,
+                example=example,
+                log_history=trainer.state.log_history,
+                title="Aurora",
+            )
+            say(f"Scores: {output_dir / 'scores.json'}\nReport: {report}")
+        trainer.end()
+
+
+def _scored(what: str, evaluator: ForecastEvaluator, model):
+    with progress(len(evaluator.samples), what, "samples") as bar:
+        done = 0
+
+        def update(count: int) -> None:
+            nonlocal done
+            bar.update(count - done)
+            done = count
+
+        return evaluator.evaluate(model, update)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HftuneError as error:
+        console().print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
