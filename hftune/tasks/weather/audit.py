@@ -138,10 +138,10 @@ def audit_fields(
         for note in fields.audit_notes
         if "gap(s) in time" not in note  # said better below
     ]
-    findings += check_times(scan.times, step_hours)
-    findings += check_values(scan)
-    findings += check_static(fields)
-    findings += check_drift(scan)
+    about_time = check_times(scan.times, step_hours)
+    findings += about_time + check_values(scan) + check_static(fields)
+    if not any(finding.severity == "error" for finding in about_time):
+        findings += check_drift(scan)
     findings += check_geography(scan)
     if reference is not None:
         findings += check_statistics(scan, reference)

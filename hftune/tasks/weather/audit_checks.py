@@ -248,7 +248,7 @@ def _outliers(scan: Scan, c: int, channel: str) -> list[Finding]:
     size = np.abs(spike)
     # With few times the 99th percentile is the outlier itself.
     scale = min(outlier_scale(spike), 3 * float(np.median(np.abs(np.diff(series)))) + 1e-30)
-    high = np.flatnonzero(size > _FIELD_SCORE * scale)
+    high = np.flatnonzero(size > max(_FIELD_SCORE * scale, 0.1 * float(scan.moments.std[c])))
     if len(high):
         worst = rows[size.argmax()]
         findings.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from .audit_checks import standard_geopotential
@@ -60,7 +62,8 @@ def _below_ground(scan: Scan) -> list[Finding]:
     if ground is None and surface is None:
         return []
     findings = []
-    with np.errstate(invalid="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # points without values
         for level in sorted({p for _, p in split if p is not None}, reverse=True):
             if surface is not None:
                 below = np.nanmean(scan.sample[:, surface], axis=0) < 100 * level
@@ -136,7 +139,8 @@ def _winds(scan: Scan) -> tuple[list[Finding], bool]:
         return [], fit_u > 0.3 and fit_v > 0.3
     text = (
         f"winds at {common[0]:g} hPa blow the wrong way round highs and lows: "
-        f"{' and '.join(what)}. Latitudes or longitudes are in another order than their labels say, or a sign is wrong."
+        f"{' and '.join(what)}. Latitudes or longitudes are in another order than their labels "
+        "say, or a sign is wrong."
     )
     return [Finding("error", "orientation", None, text)], False
 
@@ -151,7 +155,8 @@ def _temperatures(scan: Scan) -> list[Finding]:
         channel = layout.channels.index("2t")
     else:
         return []
-    with np.errstate(invalid="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         profile = np.nanmean(scan.sample[:, channel], axis=(0, 2), dtype=np.float64)
         by_time = np.nanmean(scan.sample[:, channel], axis=2, dtype=np.float64)
     latitude, name = layout.latitude, layout.channels[channel]
@@ -204,8 +209,8 @@ def _local_time(scan: Scan) -> list[Finding]:
         wave = (means * np.exp(2j * np.pi * hours / 24)[:, None]).mean(0) * 2
         local = (wave * np.exp(2j * np.pi * layout.longitude / 360)).mean()
         peak = float(np.angle(local) * 12 / np.pi) % 24
-        late = (peak - 14 + 12) % 24 - 12
-        if abs(local) > 1 and abs(late) > 4:
+        late = (peak - 14.5 + 12) % 24 - 12
+        if abs(local) > 1 and abs(late) > 4.5:
             text = (
                 f"the warmest time of the day is at {peak:.0f} h local time by the longitudes "
                 f"({late:+.0f} h off the early afternoon): are the times UTC, and the longitudes "

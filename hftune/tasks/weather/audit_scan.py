@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 
@@ -37,8 +38,8 @@ class Place:
 class Scan:
     """What the pass found, for ``N`` audited times and ``C`` channels.
 
-    Values that are not finite or beyond what is physically possible, and fields of zeros, count
-    below and are left out of everything else.
+    Values that are not finite or beyond what is physically possible, and fields of one value, are
+    counted and left out of everything else.
 
     Attributes:
         fields (WeatherFields): What was read.
@@ -178,7 +179,7 @@ class _Pass:
             beyond = (scan.sample < self.low[shaped]) | (scan.sample > self.high[shaped])
         self.keep_all = beyond.mean((0, 2, 3)) > 0.25
         self.step = interval_seconds(scan.times)
-        self.scale, self.lone_scale = self._scales()
+        self.scales = self._scales()
         self.run_length = np.zeros(scan.sample.shape[1:], np.int16)
         self.daily = [
             i
@@ -186,31 +187,42 @@ class _Pass:
             if channel == "2t" and 0 < self.step <= 6 * 3600 and len(scan.times) > 24
         ]
 
-    def _scales(self) -> tuple[np.ndarray, np.ndarray]:
+    def _scales(self) -> np.ndarray:
+        """Usual size ``[2, 2, C]`` of spikes and of lone spikes; from both sides, from one."""
         scan = self.scan
         inner = scan.sample_rows[(scan.sample_rows > 0) & (scan.sample_rows < len(scan.rows) - 1)]
         inner = inner[np.linspace(0, len(inner) - 1, min(len(inner), 100)).astype(int)]
         channels = scan.sample.shape[1]
         if not len(inner):
-            return np.zeros(channels), np.zeros(channels)
+            return np.zeros((2, 2, channels))
         before, here, after = (
             self.masked(scan.fields.read(scan.rows[inner + d])) for d in (-1, 0, 1)
         )
-        spike = spikes(before, here, after)
-        lone = _lone(spike)
-        return (
-            np.array([outlier_scale(spike[:, c]) for c in range(channels)]),
-            np.array([outlier_scale(lone[:, c]) for c in range(channels)]),
+        # Short steps make smooth series with hardly a spike: nobody minds small ones.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a channel without values
+            least = 0.02 * np.nanstd(here, axis=(0, 2, 3))
+        both, one = spikes(before, here, after), here - before
+        return np.array(
+            [
+                [
+                    np.fmax(least, [outlier_scale(values[:, c]) for c in range(channels)])
+                    for values in (spike, _lone(spike))
+                ]
+                for spike in (both, one)
+            ]
         )
 
     def masked(self, values: np.ndarray) -> np.ndarray:
-        """A copy with NaN for what is not finite, impossible, or a field of zeros."""
+        """A copy with NaN for what is not finite, impossible, or a field of one value."""
         shaped = (slice(None), None, None)
         with np.errstate(invalid="ignore"):
             good = np.isfinite(values)
             possible = (values >= self.low[shaped]) & (values <= self.high[shaped])
         good &= possible | self.keep_all[shaped]
-        good &= ~((values == 0).all((2, 3)) & ~self.rests)[:, :, None, None]
+        if values[0, 0].size > 1:
+            one = (values == values[:, :, :1, :1]).all((2, 3)) & ~self.rests
+            good &= ~one[:, :, None, None]
         return np.where(good, values, np.float32(np.nan))
 
     def run(self, block: int) -> None:
@@ -321,16 +333,18 @@ class _Pass:
         # Beside a gap the neighbour on the other side has to do for both.
         before, after = np.where(gap_before, after, before), np.where(gap_after, before, after)
         usable = ~(gap_before & gap_after)
+        sides = (gap_before | gap_after)[usable].astype(int)
         inner, before, after = (a[usable] - first for a in (inner, before, after))
-        for c in np.flatnonzero((self.scale > 0) & (self.lone_scale > 0) & ~self.rests):
+        for c in np.flatnonzero(self.scales.all((0, 1)) & ~self.rests):
             values = clean[:, c]
             spike = spikes(values[before], values[inner], values[after])
-            high = np.abs(spike) > _POINT_SCORE * self.scale[c]
+            scale, lone_scale = self.scales[sides, 0, c], self.scales[sides, 1, c]
+            high = np.abs(spike) > _POINT_SCORE * scale[:, None, None]
             if not high.any():
                 continue
             for row in np.flatnonzero(high.any((1, 2))):
-                lone = np.abs(_lone(spike[row])) / self.lone_scale[c]
-                score = np.where(high[row], np.minimum(lone, np.abs(spike[row]) / self.scale[c]), 0)
+                lone = np.abs(_lone(spike[row])) / lone_scale[row]
+                score = np.where(high[row], np.minimum(lone, np.abs(spike[row]) / scale[row]), 0)
                 found = int((score > _POINT_SCORE).sum())
                 if not found:
                     continue

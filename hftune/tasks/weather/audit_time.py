@@ -60,7 +60,7 @@ def check_times(times: np.ndarray, step_hours: float | None = None) -> list[Find
 
 def _gaps(times: np.ndarray, step: int) -> list[Finding]:
     apart = np.diff(times)
-    gaps = np.flatnonzero(apart > step)
+    gaps = np.flatnonzero(apart >= 1.5 * step)
     if not len(gaps):
         return []
     first = format_time(times[gaps[0]] + step)
@@ -70,7 +70,7 @@ def _gaps(times: np.ndarray, step: int) -> list[Finding]:
             f"{len(gaps)} of {len(apart)} are longer, the first at {first}."
         )
         return [Finding("warning", "gaps", None, text, len(gaps), when=first)]
-    absent = int((apart[gaps] // step - 1).sum())
+    absent = int((np.round(apart[gaps] / step) - 1).sum())
     longest = gaps[apart[gaps].argmax()]
     text = f"{absent} times are missing in {len(gaps)} gap(s)"
     if len(gaps) > 1:
@@ -171,13 +171,14 @@ def check_drift(scan: Scan) -> list[Finding]:
         line = start + slope * (found - found[0])
         total, left = slope * (found[-1] - found[0]), float((values - line).std()) + 1e-30
         when = str(np.datetime64(int(found[here]), "M"))
-        if abs(t) > 10 and abs(size) > spread and spread <= left:
+        least = 0.1 * float(scan.moments.std[c])
+        if abs(t) > 10 and abs(size) > max(spread, least) and spread <= left:
             text = (
                 f"the level changes by {size:+.4g} {units} ({size / spread:+.1f} times the spread "
                 "of monthly means), season removed: another instrument, model version or unit? From"
             )
             findings.append(Finding("warning", "drift", channel, text, when=when))
-        elif abs(total) > 2 * left and left < spread:
+        elif abs(total) > max(2 * left, least) and left < spread:
             text = (
                 f"drifts by {slope * 120:+.4g} {units} a decade ({total:+.4g} over all, "
                 f"{total / left:+.1f} times the spread of monthly means)."
