@@ -32,6 +32,7 @@ class HftuneProgressCallback(TrainerCallback):
         self._tasks: dict[str, Any] = {}
         self._latest: dict[str, str] = {}
         self._start = self._last_line = 0.0
+        self._line = ""
         self._first_step = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -121,7 +122,9 @@ class HftuneProgressCallback(TrainerCallback):
     def _say(self, state: Any) -> None:
         self._last_line = time.monotonic()
         line = f"{self.stage}: step {state.global_step} of {state.max_steps}  {self._note(state)}"
-        console().print(line.rstrip(), markup=False)
+        if line != self._line:
+            console().print(line.rstrip(), markup=False)
+        self._line = line
 
 
 def _make_progress() -> Any:
