@@ -184,6 +184,13 @@ class AuroraConfig(PreTrainedConfig):
         """Number ``H'`` of latitudes that are predicted: one row too many is left out."""
         return len(self.latitude) - len(self.latitude) % self.patch_size
 
+    @property
+    def padded_longitude(self) -> list[float]:
+        """Longitudes ``[W']`` that the network sees: continued eastwards to whole patches."""
+        width = self.longitude[-1] - self.longitude[-2]
+        padding = -len(self.longitude) % self.patch_size
+        return self.longitude + [self.longitude[-1] + width * (i + 1) for i in range(padding)]
+
     def channel_weights(self) -> np.ndarray:
         """Returns the float64 loss weights ``[C]`` of the channels."""
         return channel_weights(
@@ -263,7 +270,7 @@ def build_config_from_fields(
         arguments["window_size"] = [
             window[0],
             max(1, min(window[1], rows // patch_size)),
-            max(1, min(window[2], columns // patch_size)),
+            max(1, min(window[2], -(-columns // patch_size))),
         ]
     if custom and "loss_weights" not in arguments:
         arguments["loss_weights"] = "tendency" if same_step else "uniform"

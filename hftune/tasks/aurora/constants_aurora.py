@@ -107,7 +107,7 @@ class Constants:
             bounds=(column(low), column(high)) if bounded else None,
             metadata=Metadata(
                 lat=tensor(latitude),
-                lon=tensor(encoded_longitude(config.longitude)),
+                lon=tensor(encoded_longitude(config.padded_longitude)),
                 time=(),
                 atmos_levels=tuple(channel_map.levels),
             ),
@@ -140,10 +140,10 @@ def past_insolation(
     Args:
         config (AuroraConfig): The configuration.
         moments (sequence of datetime): Times of the last state, for ``B`` samples.
-        like (tensor ``[B, T, C, H', W]``): The past states, for shape and device.
+        like (tensor ``[B, T, C, H', W']``): The padded past states, for shape and device.
 
     Returns:
-        float32 tensor ``[B, T, H', W]``.
+        float32 tensor ``[B, T, H', W']``.
     """
     from aurora.insolation import insolation
 
@@ -152,7 +152,7 @@ def past_insolation(
     values = insolation(
         (seconds[:, None] - past).reshape(-1).astype("datetime64[s]"),
         np.asarray(config.latitude[: config.output_rows]),
-        np.asarray(config.longitude),
+        np.asarray(config.padded_longitude),
         enforce_2d=True,
     )
     values = torch.as_tensor(values, dtype=torch.float32, device=like.device)

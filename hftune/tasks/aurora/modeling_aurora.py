@@ -67,6 +67,10 @@ class AuroraForForecasting(PreTrainedModel):
     longitudes that are too small by that constant, the same ones in training and in use. Only the
     position encoding sees them; a global grid and a region that does not cross are not moved.
 
+    **Grids and patches.** As in Aurora, one latitude too many for the patch size is left out, the
+    southernmost. Where the longitudes of a region are no multiple of it, the easternmost column is
+    repeated for the network, and what it predicts there is left out: forecasts have all ``W``.
+
     Args:
         config (AuroraConfig): Architecture, channels, grid, statistics and loss.
 
@@ -177,6 +181,7 @@ class AuroraForForecasting(PreTrainedModel):
         static = None
         if static_fields is not None:
             static = (static_fields[..., :rows, :] - constants.static_mean) / constants.static_std
+            static = self._pad(static)
         moments = [EPOCH + datetime.timedelta(seconds=second) for second in times.tolist()]
         step_length = datetime.timedelta(hours=config.timestep_hours)
 
@@ -232,9 +237,10 @@ class AuroraForForecasting(PreTrainedModel):
         metadata = copy.copy(constants.metadata)  # a new one would check the grid again
         metadata.time = tuple(moments)
         metadata.rollout_step = step
-        surface, atmospheric = self.channel_map.unpack(state)
+        padded = self._pad(state)
+        surface, atmospheric = self.channel_map.unpack(padded)
         if "insolation" in network.surf_vars:
-            surface["insolation"] = past_insolation(config, moments, state)
+            surface["insolation"] = past_insolation(config, moments, padded)
         for names, variables in (
             (network.positive_surf_vars, surface),
             (network.positive_atmos_vars, atmospheric),
@@ -242,11 +248,13 @@ class AuroraForForecasting(PreTrainedModel):
             for name in names:
                 if name in variables:
                     variables[name] = variables[name].clamp(min=0)
-        batch = Batch(surface, self.channel_map.unpack_static(static, state), atmospheric, metadata)
+        batch = Batch(
+            surface, self.channel_map.unpack_static(static, padded), atmospheric, metadata
+        )
         patches = (
             network.encoder.latent_levels,
-            state.shape[-2] // config.patch_size,
-            state.shape[-1] // config.patch_size,
+            padded.shape[-2] // config.patch_size,
+            padded.shape[-1] // config.patch_size,
         )
         hours = float(config.timestep_hours)
         lead_times = torch.full((len(state),), hours, device=state.device)
@@ -257,10 +265,10 @@ class AuroraForForecasting(PreTrainedModel):
         with self._precision(state.device, "decoder"):
             # It takes float() of each lead time, which would wait for a GPU sample by sample.
             output = network.decoder(x, batch, lead_times=[hours] * len(state), patch_res=patches)
-        change = self.channel_map.pack(output.surf_vars, output.atmos_vars).float()
-        prediction = change
+        prediction = self.channel_map.pack(output.surf_vars, output.atmos_vars)
+        prediction = prediction[..., : state.shape[-1]].float()
         if constants.change is not None:
-            prediction = state[:, -1] + constants.change * change
+            prediction = state[:, -1] + constants.change * prediction
         if constants.positive is not None and (step > 0 or config.clamp_at_first_step):
             # As in Aurora, not at the first step, where the clamp would stop gradients.
             prediction = torch.where(constants.positive, prediction.clamp(min=0), prediction)
@@ -274,6 +282,13 @@ class AuroraForForecasting(PreTrainedModel):
             scaled = log_transform(fields.clamp(min=0))
             fields = torch.where(constants.log_scaled, scaled, fields)
         return (fields - constants.mean) / constants.std
+
+    def _pad(self, fields: torch.Tensor) -> torch.Tensor:
+        """Repeats the easternmost column until the patches are whole."""
+        padding = -fields.shape[-1] % self.config.patch_size
+        if not padding:
+            return fields
+        return torch.cat([fields, fields[..., -1:].expand(*fields.shape[:-1], padding)], dim=-1)
 
     def _precision(self, device: torch.device, part: str) -> contextlib.AbstractContextManager:
         """Autocast for one part of the network, on the device that its tensors are on."""

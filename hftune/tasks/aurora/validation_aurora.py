@@ -109,7 +109,7 @@ def _grid_problems(config: AuroraConfig) -> list[str]:
             f"{_ends(latitude)}. Flip the latitude axis of the fields; open_fields does so."
         )
     if (
-        longitude.size == 0
+        longitude.size < 2
         or not 0 <= longitude[0] < 360
         or (np.diff(longitude) <= 0).any()
         or longitude[-1] - longitude[0] >= 360
@@ -120,34 +120,31 @@ def _grid_problems(config: AuroraConfig) -> list[str]:
             "345, 350, 355, 360, 365."
         )
     patch = config.patch_size
+    if patch < 2:
+        return [*problems, f"patch_size is {patch}; Aurora needs patches of 2 x 2 points or more."]
+    fitting = fitting_patch_sizes(latitude.size, longitude.size, len(config.encoder_depths))
+    hint = f"Sizes that fit: {', '.join(map(str, fitting)) or 'none, crop the grid'}."
     if latitude.size % patch not in (0, 1):
         problems.append(
             f"{latitude.size} latitudes are {latitude.size % patch} too many for patch_size "
-            f"{patch}: there may be none or one (the southernmost, left out). "
-            f"{_patch_hint(config)}"
+            f"{patch}: there may be none or one (the southernmost, left out). {hint}"
         )
-    if longitude.size % patch:
-        problems.append(
-            f"{longitude.size} longitudes are no multiple of patch_size {patch}. "
-            f"{_patch_hint(config)}"
-        )
+    if not problems and longitude.size % patch:
+        padded = config.padded_longitude
+        if padded[-1] - padded[0] + padded[-1] - padded[-2] > 360 + 1e-6:
+            problems.append(
+                f"{longitude.size} longitudes around the globe are no multiple of patch_size "
+                f"{patch}, and there is no room to continue them. {hint}"
+            )
     return problems
-
-
-def _patch_hint(config: AuroraConfig) -> str:
-    fitting = fitting_patch_sizes(
-        len(config.latitude), len(config.longitude), len(config.encoder_depths)
-    )
-    if not fitting:
-        return "No patch size fits this grid; crop it."
-    return f"Sizes that fit: {', '.join(map(str, fitting))}."
 
 
 def _network_problems(config: AuroraConfig) -> list[str]:
     problems = []
     stages = len(config.encoder_depths)
     shrink = 2 ** max(stages - 2, 0)
-    patches = (config.output_rows // config.patch_size, len(config.longitude) // config.patch_size)
+    patch = max(config.patch_size, 1)
+    patches = (len(config.latitude) // patch, -(-len(config.longitude) // patch))
     if stages < 2 or len(config.decoder_depths) != stages:
         problems.append(
             f"encoder_depths {config.encoder_depths} and decoder_depths {config.decoder_depths}: "
@@ -201,7 +198,10 @@ def _network_problems(config: AuroraConfig) -> list[str]:
 
 
 def choose_patch_size(rows: int, columns: int, *, stages: int = 2, largest: int = 4) -> int:
-    """Returns the largest patch size, up to ``largest``, that a grid can be cut into.
+    """Returns the patch size, up to ``largest``, that a grid is best cut into.
+
+    It is the largest one that divides the number of longitudes, or else the one that needs the
+    fewest longitudes repeated.
 
     Args:
         rows (int): Number ``H`` of latitudes; one row too many is allowed, it is left out.
@@ -210,24 +210,24 @@ def choose_patch_size(rows: int, columns: int, *, stages: int = 2, largest: int 
         largest (int): Upper limit. Defaults to 4, that of the published models at 0.25 degrees.
 
     Raises:
-        ConfigurationError: If not even single points are enough.
+        ConfigurationError: If the grid is too small for patches of 2 x 2 points.
     """
     fitting = [p for p in fitting_patch_sizes(rows, columns, stages) if p <= largest]
     if not fitting:
         raise ConfigurationError(
-            f"a grid of {rows} x {columns} points is too small for Aurora with {stages} stages: it "
-            f"needs more than {2 ** max(stages - 2, 0)} points each way."
+            f"a grid of {rows} x {columns} points is too small for Aurora with {stages} stages: "
+            f"more than {2 ** max(stages - 2, 0)} patches of 2 x 2 points are needed each way."
         )
-    return fitting[-1]
+    return min(fitting, key=lambda p: (-columns % p, -p))
 
 
 def fitting_patch_sizes(rows: int, columns: int, stages: int) -> list[int]:
     """Returns the patch sizes, in points, that a grid can be cut into, in increasing order."""
-    smallest = 2 ** max(stages - 2, 0)
+    fewest = 2 ** max(stages - 2, 0) + 1
     return [
         p
-        for p in range(1, min(rows, columns) + 1)
-        if rows % p in (0, 1) and columns % p == 0 and min(rows // p, columns // p) > smallest
+        for p in range(2, rows + 1)
+        if rows % p in (0, 1) and rows // p >= fewest and -(-columns // p) >= fewest
     ]
 
 

@@ -223,7 +223,7 @@ def test_latitude_must_decrease_and_fit_the_patch(make_config):
     with pytest.raises(
         ConfigurationError,
         match=r"10 latitudes are 2 too many for patch_size 4.*"
-        r"Sizes that fit: 1, 2\.",
+        r"Sizes that fit: 2, 3, 5\.",
     ):
         make_config(grid=(10, 16))
 
@@ -344,6 +344,24 @@ def test_region_across_greenwich_is_moved_as_little_as_needed(make_config, make_
     assert torch.equal(model(**batch).prediction, moved(**batch).prediction)
     with pytest.raises(ConfigurationError, match=r"it is -15, -12\.5 .* goes on past 360"):
         make_config(longitude=[-15 + 2.5 * i for i in range(16)])
+
+
+def test_longitudes_that_do_not_fill_the_patches_are_continued(make_model, make_batch):
+    narrow = make_model(grid=(8, 14)).eval()
+    wide = make_model(grid=(8, 16)).eval()
+    assert narrow.config.padded_longitude == wide.config.longitude
+    wide.aurora.load_state_dict(narrow.aurora.state_dict())
+    static = narrow.static_fields
+
+    def continued(values):
+        return torch.cat([values, values[..., -1:], values[..., -1:]], dim=-1)
+
+    wide.set_static_fields(continued(static))
+    batch = make_batch(narrow.config)
+    output = narrow(**batch)
+    assert output.prediction.shape == (2, 1, 6, 8, 14)
+    expected = wide(continued(batch["fields"]), batch["times"]).prediction
+    assert torch.equal(output.prediction, expected[..., :14])
 
 
 def test_two_models_with_different_statistics(make_model, make_batch):
