@@ -183,6 +183,10 @@ class HFTuneArguments(TrainingArguments):
                 f"resume: found both --resume {values['resume']} and --resume_from_checkpoint "
                 f"{values['resume_from_checkpoint']}; give one of them"
             )
+        if values.get("save_only_model") and values.get("resume", "auto") == "auto":
+            problems.append(
+                "save_only_model: such checkpoints cannot be resumed; set resume to never"
+            )
         save, evaluate = (
             str(getattr(values.get(name), "value", values.get(name)))
             for name in ("save_strategy", "eval_strategy")

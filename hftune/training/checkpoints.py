@@ -10,6 +10,7 @@ with the reason, never deleted.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -62,13 +63,21 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
 
 
-def seal_checkpoint(folder: str | os.PathLike[str], *, step: int, run: Mapping[str, Any]) -> None:
+def seal_checkpoint(
+    folder: str | os.PathLike[str],
+    *,
+    step: int,
+    run: Mapping[str, Any],
+    environment: Mapping[str, Any] | None = None,
+) -> None:
     """Makes a checkpoint count: syncs its files, then writes the manifest.
 
     Args:
         folder (path): The checkpoint, complete but for the manifest.
         step (int): Optimizer steps that are done.
         run (mapping): What a resume must have in common with this run, by name.
+        environment (mapping, *optional*): What it must have in common to be exact to the bit:
+            versions, threads.
     """
     folder = Path(folder)
     files = {}
@@ -81,7 +90,14 @@ def seal_checkpoint(folder: str | os.PathLike[str], *, step: int, run: Mapping[s
         }
     for parent in {path.parent for path in _files(folder)}:
         sync_folder(parent)
-    manifest = {"format": _FORMAT, "step": step, "saved": time.time(), "run": run, "files": files}
+    manifest = {
+        "format": _FORMAT,
+        "step": step,
+        "saved": time.time(),
+        "run": run,
+        "environment": environment or {},
+        "files": files,
+    }
     write_json(folder / MANIFEST, manifest)
     sync_folder(folder.parent)
 
@@ -229,19 +245,25 @@ def rotate_checkpoints(
     return deleted
 
 
-def run_changes(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> list[str]:
+def run_changes(
+    folder: str | os.PathLike[str], now: Mapping[str, Any], what: str = "run"
+) -> list[str]:
     """Compares a run with the one that wrote a checkpoint.
 
     Args:
         folder (path): A checkpoint that verifies.
-        run (mapping): What :func:`seal_checkpoint` would be given now.
+        now (mapping): What :func:`seal_checkpoint` would be given now.
+        what (str): ``"run"`` or ``"environment"``. Defaults to ``"run"``.
 
     Returns:
         One text for each value that differs.
     """
-    before = read_json(Path(folder) / MANIFEST)["run"]
+    before = read_json(Path(folder) / MANIFEST)[what]
+    # Through JSON, as the checkpoint's went: tuples and numbers of numpy are equal to what they
+    # were saved as.
+    now = json.loads(json.dumps(now))
     return [
-        f"{name}: the checkpoint has {before.get(name)!r}, this run {run.get(name)!r}"
-        for name in sorted(before.keys() | run.keys())
-        if before.get(name) != run.get(name)
+        f"{name}: the checkpoint has {before.get(name)!r}, this run {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]

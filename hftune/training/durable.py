@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import math
+import os
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 import transformers
 from transformers import TrainerCallback
@@ -94,6 +100,11 @@ class DurableRuns:
         self._resumed_from: Path | None = None
         self._last_saved: Path | None = None
         self.add_callback(_Conductor(self))
+        if self.args.ema_decay and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ConfigurationError(
+                "ema_decay: the moving average needs whole weights in each process, which FSDP and "
+                "DeepSpeed do not keep; set it to 0 or train with DDP"
+            )
 
     # Training
 
@@ -119,6 +130,12 @@ class DurableRuns:
             ConfigurationError: If the run is not the one that wrote the checkpoint.
             TrainingInterrupted: After SIGTERM or SIGINT, once the checkpoint is saved.
         """
+        with self._locked():
+            return self._train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _train(
+        self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: Any
+    ) -> TrainOutput:
         checkpoint = None if trial is not None else self._resolve_resume(resume_from_checkpoint)
         self._resumed_from = checkpoint
         self._last_saved = checkpoint
@@ -140,6 +157,30 @@ class DurableRuns:
             raise TrainingInterrupted(self._stop_request.signal_name, self.state.global_step, saved)
         self._adopt_average()
         return output
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps other runs out of the output folder; the lock ends with the process."""
+        if not self.is_world_process_zero():
+            yield
+            return
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".hftune.lock", "a+", encoding="utf-8") as lock:
+            try:
+                # Of this process alone: data workers that outlive it by a moment do not have it.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                lock.seek(0)
+                raise ConfigurationError(
+                    f"{folder} is in use by {lock.read().strip() or 'another process'}: two runs "
+                    "in one folder destroy each other's checkpoints; wait for it or take another "
+                    "output_dir"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            yield
 
     def _resolve_resume(self, asked: str | bool | None) -> Path | None:
         resume = self.args.resume
@@ -175,7 +216,19 @@ class DurableRuns:
             )
         for change in changes:
             self._say(f"resume: changed: {change}")
+        for change in run_changes(checkpoint, self._environment(), "environment"):
+            self._say(f"resume: the last bits may differ: {change}")
         return checkpoint
+
+    def _environment(self) -> dict[str, Any]:
+        """What the result depends on in its last bits."""
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+            "threads": torch.get_num_threads(),
+            "device": self.args.device.type,
+        }
 
     def _run_description(self) -> dict[str, Any]:
         """What a resume must have in common with the run that wrote the checkpoint."""
@@ -290,7 +343,12 @@ class DurableRuns:
                 callback.save_state(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            seal_checkpoint(folder, step=self.state.global_step, run=self._run_description())
+            seal_checkpoint(
+                folder,
+                step=self.state.global_step,
+                run=self._run_description(),
+                environment=self._environment(),
+            )
             if problems := verify_checkpoint(folder, hashes=False):
                 raise OSError(f"{folder}: {'; '.join(problems)}")
         self.accelerator.wait_for_everyone()

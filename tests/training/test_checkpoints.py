@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_alone
 
 sys.path.insert(0, str(Path(__file__).parent))
 import small_run
@@ -295,3 +297,23 @@ def test_private_names_of_the_trainer_that_are_used():
     for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged"):
         assert f"self.{name} = " in source
     assert checkpoints.find_checkpoints("nowhere") == []
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    first = small_run.make_trainer(tmp_path, max_steps=1)
+
+    def second():
+        with pytest.raises(ConfigurationError, match=f"in use by process {os.getppid()} on "):
+            small_run.make_trainer(tmp_path, max_steps=1).train()
+
+    with first._locked():
+        assert run_alone(second) == 0
+    assert first.train().global_step == 1
+
+
+def test_another_environment_is_mentioned(copy, monkeypatch, capsys):
+    trainer = small_run.make_trainer(copy, max_steps=6)
+    monkeypatch.setattr(durable.torch, "get_num_threads", lambda: 64)
+    trainer.train()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the last bits may differ: threads: the checkpoint has 1, this run 64" in said
