@@ -71,9 +71,17 @@ def _channel_problems(config: AuroraConfig, found: Mapping[str, Sequence[str]]) 
     problems += _statistics_problems(
         config.static_channels, config.static_mean, config.static_std, "static_"
     )
-    if config.difference_std is not None:
-        changes = config.difference_std
-        problems += _statistics_problems(config.channels, changes, changes, "difference_")
+    changes = config.difference_std or []
+    if config.difference_std is not None and len(changes) != len(config.channels):
+        problems.append(
+            f"difference_std has {len(changes)} values for {len(config.channels)} channels."
+        )
+    for channel, change in zip(config.channels, changes, strict=False):
+        if not (np.isfinite(change) and change > 0):
+            problems.append(
+                f"difference_std of channel {channel} is {change:g}, where it must be above zero: "
+                "the field never changes, or no two times are a step apart."
+            )
     return problems
 
 

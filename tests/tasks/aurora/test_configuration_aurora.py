@@ -113,6 +113,8 @@ def test_all_that_is_wrong_is_said_together(make_config):
         ({"channels": ["2t", "2t"], "static_channels": []}, "channels holds 2t more than once"),
         ({"channels": ["2t", "z"]}, "z is a channel and a static channel"),
         ({"mean": [0.0]}, "mean and std have 1 and 6 values for 6 channels"),
+        ({"difference_std": [1.0]}, "difference_std has 1 values for 6 channels"),
+        ({"difference_std": [float("nan")] + [1.0] * 5}, "difference_std of channel 2t is nan"),
         ({"surf_vars": ["2t"]}, r"surf_vars \['2t'\] lacks msl"),
         ({"loss_weights": "unifrm"}, "no loss weights 'unifrm'.*Did you mean 'uniform'"),
         (
