@@ -290,10 +290,15 @@ class Merge:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Reads the times ``start:stop``: float32 ``[n, C, H, W]``."""
-        blocks = [
-            group.read(group.part[start:stop], group.row[start:stop]) for group in self.groups
-        ]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        channels = sum(len(group.levels) for group in self.groups)
+        height, width = len(self.grid.latitude), len(self.grid.longitude)
+        values = np.empty((stop - start, channels, height, width), np.float32)
+        channel = 0
+        for group in self.groups:
+            end = channel + len(group.levels)
+            values[:, channel:end] = group.read(group.part[start:stop], group.row[start:stop])
+            channel = end
+        return values
 
     def fields(self, request: str) -> WeatherFields:
         """The fields without their values."""
