@@ -23,7 +23,7 @@ __all__ = ["ForecastScores", "cell_area_weights"]
 
 _BASELINES = ("persistence", "climatology")
 _MEASURES = ("rmse", "mae", "bias", "acc")
-_BLOCK = 1 << 20  # values scored at once: 8 MiB of float64 for each array on the way
+_BLOCK = 1 << 16  # values scored at once: half a MiB of float64, which stays in the cache
 
 
 def cell_area_weights(latitude: np.ndarray) -> np.ndarray:
@@ -141,69 +141,50 @@ class ForecastScores:
                 self._sums[name] = np.zeros((len(_MEASURES), *shape[1:3]))
                 self._counts[name] = np.zeros((len(_MEASURES), *shape[1:3]))
 
-        # One line a field, so that any number of samples is scored in blocks of bounded size.
+        # One line a field: how many samples, lead times and channels there are matters no more.
         def lines(values: np.ndarray) -> np.ndarray:
             return values.reshape(-1, len(self._weights))
 
-        total = len(lines(truth))
+        total, cells = len(lines(truth)), len(self._weights)
         where = np.arange(total) % (shape[1] * shape[2])  # which lead time and channel
-        step = max(1, _BLOCK // len(self._weights))
+        step = max(1, _BLOCK // cells)
         for start in range(0, total, step):
             part = slice(start, start + step)
-            self._add(
-                {name: lines(values)[part] for name, values in arrays.items()},
-                lines(truth)[part].astype(np.float64),
-                None if climatology is None else lines(climatology)[part],
-                where[part],
-            )
+            sums = _WeightedSums(list(arrays), len(where[part]))
+            for west in range(0, cells, _BLOCK):
+                band = slice(west, west + _BLOCK)
+                sums.add(
+                    {name: lines(values)[part, band] for name, values in arrays.items()},
+                    lines(truth)[part, band],
+                    None if climatology is None else lines(climatology)[part, band],
+                    self._weights[band],
+                )
+            self._add(sums, where[part])
         self.samples += len(truth)
         first, last = int(valid_times.min()), int(valid_times.max())
         if self._period is not None:
             first, last = min(first, self._period[0]), max(last, self._period[1])
         self._period = (first, last)
 
-    def _add(
-        self,
-        forecasts: Mapping[str, np.ndarray],
-        truth: np.ndarray,
-        climatology: np.ndarray | None,
-        where: np.ndarray,
-    ) -> None:
-        """Adds the spatial means of some lines ``[n, H * W]``."""
-        known = np.isfinite(truth)
-        for name in _BASELINES:
-            if name in forecasts:
-                known &= np.isfinite(forecasts[name])
-        whole = bool(known.all())
-        area = np.full(len(truth), self._weights.sum()) if whole else known @ self._weights
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            if not whole:
-                values = np.where(known, values, 0.0)
-            with np.errstate(invalid="ignore"):  # 0 / 0 where nothing is known, not counted
-                return (values @ self._weights) / area
-
-        anomaly = None if climatology is None else truth - climatology
-        spread = None if anomaly is None else mean(anomaly**2)
-        for name, forecast in forecasts.items():
-            error = forecast - truth
-            means = [mean(error**2), mean(np.abs(error)), mean(error), None]
-            counted = [area > 0] * 3 + [None]
-            if anomaly is not None and name != "climatology":
-                other = forecast - climatology.astype(np.float64)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    means[3] = mean(other * anomaly) / np.sqrt(mean(other**2) * spread)
-                # A forecast that equals the climatology has no correlation: not counted. One that
-                # is NaN stays NaN.
-                counted[3] = (area > 0) & (~np.isnan(means[3]) | np.isnan(means[0]))
-            for measure, (values, usable) in enumerate(zip(means, counted, strict=True)):
-                if values is None:
-                    continue
+    def _add(self, sums: _WeightedSums, where: np.ndarray) -> None:
+        """Adds the spatial means of some fields to their lead times and channels."""
+        known = sums.area > 0
+        for name, values in sums.values.items():
+            with np.errstate(invalid="ignore", divide="ignore"):  # where nothing is known
+                means = values[:3] / sums.area
+                acc = values[3] / np.sqrt(values[4] * sums.truth_spread)
+            # A forecast that equals the climatology has no correlation: not counted. One that is
+            # NaN stays NaN.
+            correlated = known & (~np.isnan(acc) | np.isnan(values[0]))
+            if self.climatology is None or name == "climatology":
+                correlated = np.zeros_like(known)
+            table = self._sums[name].reshape(len(_MEASURES), -1)
+            counts = self._counts[name].reshape(len(_MEASURES), -1)
+            for measure, numbers in enumerate((*means, acc)):
+                usable = known if measure < 3 else correlated
                 places = where[usable]
-                sums = self._sums[name][measure].reshape(-1)
-                counts = self._counts[name][measure].reshape(-1)
-                sums += np.bincount(places, values[usable], len(sums))
-                counts += np.bincount(places, minlength=len(counts))
+                table[measure] += np.bincount(places, numbers[usable], table.shape[1])
+                counts[measure] += np.bincount(places, minlength=table.shape[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums, for :meth:`merge` in another process."""
@@ -341,3 +322,60 @@ class ForecastScores:
     def _names(self, flags: np.ndarray) -> list[str]:
         pairs = zip(self.layout.channels, flags.any(axis=0), strict=True)
         return [channel for channel, flag in pairs if flag]
+
+
+class _WeightedSums:
+    """Sums over the cells of some fields, band by band, in float64.
+
+    Attributes:
+        area (float64 array ``[n]``): Weight of the cells that count.
+        truth_spread (float64 array ``[n]``): Squares of the anomaly of the truth.
+        values (dict): By forecast float64 ``[5, n]``: squared error, absolute error, error, product
+            of the anomalies, square of its anomaly.
+    """
+
+    def __init__(self, names: Sequence[str], count: int) -> None:
+        self.area = np.zeros(count)
+        self.truth_spread = np.zeros(count)
+        self.values = {name: np.zeros((5, count)) for name in names}
+
+    def add(
+        self,
+        forecasts: Mapping[str, np.ndarray],
+        truth: np.ndarray,
+        climatology: np.ndarray | None,
+        weights: np.ndarray,
+    ) -> None:
+        """Adds a band of cells; arrays are ``[n, m]`` and the weights ``[m]``."""
+        truth = truth.astype(np.float64)
+        known = np.isfinite(truth)
+        for name in _BASELINES:
+            if name in forecasts:
+                known &= np.isfinite(forecasts[name])
+        whole = bool(known.all())
+        self.area += weights.sum() if whole else known @ weights
+
+        def difference(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+            result = np.subtract(values, reference, dtype=np.float64)
+            return result if whole else np.where(known, result, 0.0)
+
+        if climatology is not None:
+            anomaly = difference(truth, climatology)
+            weighted = anomaly * weights
+            self.truth_spread += _dot(weighted, anomaly)
+        for name, forecast in forecasts.items():
+            sums = self.values[name]
+            error = difference(forecast, truth)
+            sums[0] += _dot(error * weights, error)
+            sums[1] += np.abs(error) @ weights
+            sums[2] += error @ weights
+            if climatology is not None and name != "climatology":
+                other = difference(forecast, climatology)
+                sums[3] += _dot(weighted, other)
+                other *= other
+                sums[4] += other @ weights
+
+
+def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sums products along each line."""
+    return np.einsum("nm,nm->n", first, second)

@@ -73,8 +73,8 @@ def test_a_model_is_rolled_out_to_the_lead_times_and_scored_beside_persistence()
     }
     result = evaluator.scores.result()
     assert result["samples"] == 11
-    assert result["variables"]["msl"]["persistence_rmse"] == [1.0, 3.0]
-    assert result["variables"]["msl"]["bias"] == [-0.5, -1.5]
+    assert result["variables"]["msl"]["persistence_rmse"] == pytest.approx([1, 3])
+    assert result["variables"]["msl"]["bias"] == pytest.approx([-0.5, -1.5])
     assert result["valid_from"] == "1970-01-03T00:00:00Z"
 
 

@@ -94,7 +94,8 @@ def slow_scores(forecast, truth, climate, latitude, known):
 
 
 @pytest.mark.parametrize("with_gaps", [False, True])
-def test_scores_equal_the_definitions_computed_one_number_at_a_time(with_gaps, monkeypatch):
+@pytest.mark.parametrize("block", [5, 60, 1 << 16])  # bands of a field, some fields, everything
+def test_scores_equal_the_definitions_computed_one_number_at_a_time(with_gaps, block, monkeypatch):
     model, persistence, truth, valid = make_case()
     if with_gaps:
         truth[np.random.default_rng(9).random(SHAPE) < 0.2] = np.nan
@@ -105,7 +106,7 @@ def test_scores_equal_the_definitions_computed_one_number_at_a_time(with_gaps, m
     climate = table.at(valid.reshape(-1)).reshape(SHAPE)
     known = np.isfinite(truth) & np.isfinite(persistence)
 
-    monkeypatch.setattr("hftune.tasks.weather.scores._BLOCK", 60)  # several blocks
+    monkeypatch.setattr("hftune.tasks.weather.scores._BLOCK", block)
     scores = ForecastScores(layout, LEADS, table)
     for part in (slice(0, 3), slice(3, 4), slice(4, 10)):
         forecasts = {"model": model[part], "persistence": persistence[part]}
