@@ -16,7 +16,7 @@ import numpy as np
 
 from hftune.utils.errors import DataError
 
-from .audit_findings import SEVERITIES, Finding, Reference
+from .audit_findings import SEVERITIES, Finding, Reference, counted
 from .dates import describe_times, format_time, interval_seconds, select_rows
 from .fields import WeatherFields
 
@@ -33,11 +33,11 @@ class Audit:
     Attributes:
         findings (tuple of Finding): Errors first, then warnings, then info.
         per_channel (dict): By channel: ``units``; ``mean``, ``std``, ``minimum``, ``maximum`` of
-            the values that are neither missing nor impossible; how many are ``missing``,
-            ``infinite``, ``impossible``; ``zero_fields``; ``reference_z`` (how many of the
-            reference's standard deviations the mean is off); ``histogram`` (``counts``, ``edges``)
-            of a sample; ``series`` (``times``, ``mean``: means of at most 120 equal parts); means
-            by ``years`` and ``seasons``.
+            the values that are neither missing nor impossible (None if there are none); how many
+            are ``missing``, ``infinite``, ``impossible``; ``zero_fields``; ``reference_z`` (how
+            many of the reference's standard deviations the mean is off); ``histogram``
+            (``counts``, ``edges``) of a sample; ``series`` (``times``, ``mean``: means of at most
+            120 equal parts); means by ``years`` and ``seasons``.
         times (dict): ``count``, ``first``, ``last``, ``step_hours``, ``text``.
         grid (dict): ``latitudes``, ``longitudes`` (numbers), ``north``, ``south``, ``west``,
             ``east``.
@@ -98,7 +98,7 @@ class Audit:
         if len(errors) > 20:
             lines.append(f"  and {len(errors) - 20} more")
         raise DataError(
-            f"the audit found {len(errors)} error(s) in the data:\n"
+            f"the audit found {counted(len(errors), 'error')} in the data:\n"
             + "\n".join(lines)
             + "\nMend or leave out what is wrong ('hftune audit' shows all), or pass "
             "'--audit warn' to train on the data as they are."
@@ -169,6 +169,11 @@ def audit_fields(
     )
 
 
+def _plain(value: float) -> float | None:
+    """A number that JSON has, or None."""
+    return float(value) if np.isfinite(value) else None
+
+
 def _per_channel(scan, reference: Reference | None, series: dict[str, Any]) -> dict[str, Any]:
     moments = scan.moments
     known = (
@@ -182,13 +187,13 @@ def _per_channel(scan, reference: Reference | None, series: dict[str, Any]) -> d
         z = None
         if channel in known:
             i = known[channel]
-            z = float((moments.mean[c] - reference.mean[i]) / reference.std[i])
+            z = _plain((moments.mean[c] - reference.mean[i]) / reference.std[i])
         result[channel] = {
             "units": scan.fields.layout.units[c],
-            "minimum": float(moments.minimum[c]),
-            "mean": float(moments.mean[c]),
-            "maximum": float(moments.maximum[c]),
-            "std": float(moments.std[c]),
+            "minimum": _plain(moments.minimum[c]),
+            "mean": _plain(moments.mean[c]),
+            "maximum": _plain(moments.maximum[c]),
+            "std": _plain(moments.std[c]),
             "missing": int(scan.missing[:, c].sum(dtype=np.int64)),
             "infinite": int(scan.infinite[c]),
             "impossible": int(scan.low[c] + scan.high[c]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .audit_findings import Finding, Reference
+from .audit_findings import Finding, Reference, counted
 from .audit_scan import Place, Scan, may_rest, outlier_scale, spikes
 from .dates import format_time
 from .fields import WeatherFields, split_channel
@@ -72,7 +72,7 @@ def _missing(scan: Scan, c: int, channel: str) -> list[Finding]:
     if scan.infinite[c]:
         place = scan.places["infinite", c]
         findings.append(
-            Finding("error", "infinite", channel, f"{scan.infinite[c]:,} values are infinite.",
+            Finding("error", "infinite", channel, f"{counted(scan.infinite[c], 'value')} infinite.",
                     int(scan.infinite[c]), **_where(scan, place))
         )  # fmt: skip
     rows = np.flatnonzero(scan.missing[:, c])
@@ -90,11 +90,11 @@ def _missing(scan: Scan, c: int, channel: str) -> list[Finding]:
             "ground, or outside the area. Fill them, or leave the level out."
         )
     elif len(whole) and total == len(whole) * points.size:
-        text = f"{len(whole)} fields are missing (all NaN): {_times(scan, whole)}."
+        text = f"{counted(len(whole), 'field')} missing (all NaN): {_times(scan, whole)}."
     else:
         text = (
-            f"{total:,} values are missing (NaN) at {len(rows)} of {len(scan.times)} times and "
-            f"{int((points > 0).sum())} of {points.size} points: {_times(scan, rows)}."
+            f"{counted(total, 'value')} missing (NaN) at {len(rows)} of {len(scan.times)} times "
+            f"and {int((points > 0).sum())} of {points.size} points: {_times(scan, rows)}."
         )
     place = scan.places["missing", c]
     findings.append(Finding("error", "missing", channel, text, total, **_where(scan, place)))
@@ -122,24 +122,25 @@ def _repeated(scan: Scan, c: int, channel: str) -> list[Finding]:
         if variable in VARIABLES or any(len(rows) > 0.02 * count for rows in resting.values()):
             return []
     texts = {
-        "zeros": "fields are all zeros",
-        "constant": "fields have one value everywhere",
-        "stuck": "fields are equal to the one before",
+        "zeros": "all zeros",
+        "constant": "with one value everywhere",
+        "stuck": "equal to the one before",
     }
     for check, rows in resting.items():
         if len(rows):
             severity = "error" if check != "stuck" or len(rows) > 0.05 * count else "warning"
             findings.append(
                 Finding(severity, check, channel,
-                        f"{len(rows)} {texts[check]}: {_times(scan, rows)}.", len(rows),
-                        when=format_time(scan.times[rows[0]]))
+                        f"{counted(len(rows), 'field')} {texts[check]}: {_times(scan, rows)}.",
+                        len(rows), when=format_time(scan.times[rows[0]]))
             )  # fmt: skip
     if c in scan.frozen and not len(resting["stuck"]) > 20:
         points, steps, place = scan.frozen[c]
         findings.append(
             Finding("warning", "stuck", channel,
-                    f"{points} points stay at one value for 24 steps or more; the longest for "
-                    f"{steps} steps at {place.value:g}, until", points, **_where(scan, place))
+                    f"{counted(points, 'point')} at one value for 24 steps or more, the longest "
+                    f"for {steps} steps at {place.value:g}, until "
+                    f"{format_time(scan.times[place.row])}.", points, **_where(scan, place))
         )  # fmt: skip
     return findings
 
@@ -208,13 +209,13 @@ def _impossible(scan: Scan, c: int, channel: str) -> list[Finding]:
         # Packing leaves rain of -1e-9 m; nothing is learnt from it, and nothing spoilt.
         severity = "error" if fill or beyond > 0.02 * (high - low) else "warning"
         text = (
-            f"{count:,} values are {'below' if what == 'low' else 'above'} {limit:g} {units}, the "
-            f"{'worst' if count > 1 else 'value'} {place.value:.6g}"
+            f"{counted(count, 'value')} {'below' if what == 'low' else 'above'} {limit:g} {units}, "
+            f"the worst {place.value:.6g}"
             + (", which looks like a fill value" if fill else "")
             + "."
         )
         if what == "low" and low == 0:
-            text = f"{count:,} values are negative, the lowest {place.value:.4g} {units}."
+            text = f"{counted(count, 'negative value')}, the lowest {place.value:.4g} {units}."
         findings.append(
             Finding(severity, "range", channel, text, int(count), **_where(scan, place))
         )
@@ -233,8 +234,9 @@ def _outliers(scan: Scan, c: int, channel: str) -> list[Finding]:
     if c in scan.outliers:
         count, score, place = scan.outliers[c]
         text = (
-            f"{count} lone values stick out of their neighbours in space and time, the worst "
-            f"({place.value:.6g} {scan.fields.layout.units[c]}) by {score:.0f} times the usual."
+            f"{counted(count, 'lone value')} out of line with the neighbours in space and time, "
+            f"the worst ({place.value:.6g} {scan.fields.layout.units[c]}) by {score:.0f} times the "
+            "usual."
         )
         findings.append(Finding("warning", "outlier", channel, text, count, **_where(scan, place)))
     if may_rest(split_channel(channel)[0]):
@@ -253,8 +255,8 @@ def _outliers(scan: Scan, c: int, channel: str) -> list[Finding]:
         worst = rows[size.argmax()]
         findings.append(
             Finding("warning", "outlier", channel,
-                    f"the mean of {len(high)} fields sticks out of the times before and after by "
-                    f"more than {_FIELD_SCORE:g} times the usual, the worst with {mean[worst]:.6g} "
+                    f"{counted(len(high), 'field')} whose mean is out of line with the times "
+                    f"before and after, the worst with {mean[worst]:.6g} "
                     f"{scan.fields.layout.units[c]}: {_times(scan, rows[high])}.", len(high),
                     when=format_time(scan.times[worst]))
         )  # fmt: skip
@@ -295,7 +297,7 @@ def check_static(fields: WeatherFields) -> list[Finding]:
             y, x = np.argwhere(bad)[0]
             findings.append(
                 Finding("error", "static", name,
-                        f"{int(bad.sum())} of {bad.size} points are missing or infinite.",
+                        f"{int(bad.sum())} of {bad.size} points missing or infinite.",
                         int(bad.sum()), (float(layout.latitude[y]), float(layout.longitude[x])))
             )  # fmt: skip
             continue

@@ -6,7 +6,24 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["SEVERITIES", "Finding", "Reference"]
+__all__ = ["SEVERITIES", "Finding", "Reference", "degrees_east", "counted", "degrees_north"]
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 value``, ``1,200 values``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def degrees_north(latitude: float) -> str:
+    """``47.5 N``."""
+    return f"{abs(latitude):.6g} {'N' if latitude >= 0 else 'S'}"
+
+
+def degrees_east(longitude: float) -> str:
+    """``5 W``, of any longitude from -180 to 540."""
+    longitude = (longitude + 180) % 360 - 180
+    return f"{abs(longitude):.6g} {'E' if longitude >= 0 else 'W'}"
+
 
 SEVERITIES = ("error", "warning", "info")
 
@@ -48,11 +65,7 @@ class Finding:
         parts = []
         if self.where is not None:
             latitude, longitude = self.where
-            longitude = (longitude + 180) % 360 - 180
-            parts.append(
-                f"{abs(latitude):g} {'N' if latitude >= 0 else 'S'} "
-                f"{abs(longitude):g} {'E' if longitude >= 0 else 'W'}"
-            )
+            parts.append(f"{degrees_north(latitude)} {degrees_east(longitude)}")
         if self.when is not None:
             parts.append(self.when)
         return ", ".join(parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .audit_findings import Finding
+from .audit_findings import Finding, counted
 from .audit_scan import Scan, may_rest
 from .dates import describe_times, format_time, interval_seconds
 from .fields import split_channel
@@ -28,13 +28,14 @@ def check_times(times: np.ndarray, step_hours: float | None = None) -> list[Find
     findings = []
     apart = np.diff(times)
     for check, text, wrong in (
-        ("duplicates", "times are there twice", apart == 0),
-        ("order", "times go back", apart < 0),
+        ("duplicates", "there twice", apart == 0),
+        ("order", "before the one above", apart < 0),
     ):
         if wrong.any():
             first = format_time(times[1:][wrong][0])
             findings.append(
-                Finding("error", check, None, f"{int(wrong.sum())} {text}, the first {first}.",
+                Finding("error", check, None,
+                        f"{counted(int(wrong.sum()), 'time')} {text}, the first {first}.",
                         int(wrong.sum()), when=first)
             )  # fmt: skip
     years = np.array([times.min(), times.max()]).astype("datetime64[s]").astype("datetime64[Y]")
@@ -72,13 +73,12 @@ def _gaps(times: np.ndarray, step: int) -> list[Finding]:
         return [Finding("warning", "gaps", None, text, len(gaps), when=first)]
     absent = int((np.round(apart[gaps] / step) - 1).sum())
     longest = gaps[apart[gaps].argmax()]
-    text = f"{absent} times are missing in {len(gaps)} gap(s)"
+    text = f"{counted(absent, 'time')} missing in {counted(len(gaps), 'gap')}, the first {first}"
     if len(gaps) > 1:
         days = (apart[longest] - step) / 86400
         text += f", the longest of {days:.3g} days after {format_time(times[longest])}"
     return [
-        Finding("warning", "gaps", None, text + "; no sample spans a gap. The first missing:",
-                absent, when=first)
+        Finding("warning", "gaps", None, text + "; no sample spans a gap.", absent, when=first)
     ]  # fmt: skip
 
 
@@ -87,13 +87,12 @@ def _time_zone(times: np.ndarray, step: int) -> list[Finding]:
     usual = int(phases[counts.argmax()])
     if len(phases) > 1 and counts.max() > 0.5 * len(times):
         off = np.flatnonzero(times % min(step, 86400) != usual)
+        first = format_time(times[off[0]])
         text = (
-            f"{len(off)} times lie off the step of {step / 3600:g} h: daylight saving time, or two "
-            "time zones? Times have to be UTC. The first:"
+            f"{counted(len(off), 'time')} off the step of {step / 3600:g} h, the first {first}: "
+            "daylight saving time, or two time zones? Times have to be UTC."
         )
-        return [
-            Finding("warning", "time_zone", None, text, len(off), when=format_time(times[off[0]]))
-        ]
+        return [Finding("warning", "time_zone", None, text, len(off), when=first)]
     hours = usual / 3600
     natural = step < 7200 or 86400 % min(step, 86400)
     if step >= 86400:
@@ -106,7 +105,7 @@ def _time_zone(times: np.ndarray, step: int) -> list[Finding]:
     shown = ", ".join(f"{s // 3600:02d}:{s % 3600 // 60:02d}" for s in clock[:4])
     text = (
         f"times are at {shown}{', ...' if len(clock) > 4 else ''}, which is unusual for data every "
-        f"{step / 3600:g} h. If they are local times, convert them to UTC. The first:"
+        f"{step / 3600:g} h. If they are local times, convert them to UTC."
     )
     return [Finding("warning", "time_zone", None, text, len(times), when=format_time(times[0]))]
 
@@ -175,7 +174,8 @@ def check_drift(scan: Scan) -> list[Finding]:
         if abs(t) > 10 and abs(size) > max(spread, least) and spread <= left:
             text = (
                 f"the level changes by {size:+.4g} {units} ({size / spread:+.1f} times the spread "
-                "of monthly means), season removed: another instrument, model version or unit? From"
+                f"of monthly means), season removed, from {when} on: another instrument, model "
+                "version or unit?"
             )
             findings.append(Finding("warning", "drift", channel, text, when=when))
         elif abs(total) > max(2 * left, least) and left < spread:
@@ -193,11 +193,11 @@ def check_drift(scan: Scan) -> list[Finding]:
             continue
         here, size, spread, t = _break(values)
         if abs(t) > 10 and abs(size) > max(np.log(1.3), spread):
-            text = (
-                f"the spread over the area changes to {np.exp(size):.2f} times what it was: "
-                "smoothed, rescaled or from another resolution? From"
-            )
             when = str(np.datetime64(int(found[here]), "M"))
+            text = (
+                f"the spread over the area changes to {np.exp(size):.2f} times what it was, from "
+                f"{when} on: smoothed, rescaled or from another resolution?"
+            )
             findings.append(Finding("warning", "drift", channel, text, when=when))
     return findings
 

@@ -101,7 +101,7 @@ def test_one_missing_value(fields):
     assert shown(finding) == ("error", "missing", "z_500", 1, point(fields, 2, 3))
     assert finding.when == day(fields, 400)
     assert finding.message == (
-        "1 values are missing (NaN) at 1 of 1096 times and 1 of 128 points: 2001-02-04."
+        "1 value missing (NaN) at 1 of 1096 times and 1 of 128 points: 2001-02-04."
     )
 
 
@@ -109,7 +109,7 @@ def test_missing_fields(fields):
     channel(fields, "q_850")[[10, 11]] = np.nan
     finding = only(fields)
     assert shown(finding)[:4] == ("error", "missing", "q_850", 256)
-    assert finding.message == "2 fields are missing (all NaN): 2000-01-11, 2000-01-12."
+    assert finding.message == "2 fields missing (all NaN): 2000-01-11, 2000-01-12."
 
 
 def test_points_that_are_always_missing_are_named_a_mask(fields):
@@ -122,6 +122,9 @@ def test_points_that_are_always_missing_are_named_a_mask(fields):
 def test_a_variable_without_values(fields):
     channel(fields, "msl")[:] = np.nan
     assert only(fields).message == "all values are missing (NaN): leave the variable out."
+    summary = json.loads(json.dumps(audit_fields(fields).as_dict(), allow_nan=False))["channels"]
+    assert summary["msl"]["mean"] is None and summary["msl"]["missing"] == 1096 * 128
+    assert summary["msl"]["series"] == {"times": [], "mean": []}
 
 
 def test_infinities(fields):
@@ -142,7 +145,7 @@ def test_fields_of_zeros(fields):
         ("error", "zeros", name, 2, None) for name in ("msl", "u_500", "t_500", "q_500")
     ]
     assert {f.when for f in found} == {day(fields, 500)}
-    assert found[0].message == "2 fields are all zeros: 2001-05-15, 2001-05-16."
+    assert found[0].message == "2 fields all zeros: 2001-05-15, 2001-05-16."
 
 
 def test_fields_of_one_value(fields):
@@ -226,7 +229,7 @@ def test_an_impossible_value(fields):
     finding = only(fields)
     assert shown(finding) == ("error", "range", "2t", 1, point(fields, 1, 1))
     assert finding.when == day(fields, 50)
-    assert finding.message == "1 values are above 335 K, the value 400."
+    assert finding.message == "1 value above 335 K, the worst 400."
 
 
 def test_fill_values_leave_the_statistics_alone(fields, good):
@@ -252,7 +255,7 @@ def test_negative_rain_from_packing_is_a_warning(fields):
     fields.values[40, -1, 2, 2] = -2e-9
     finding = only(dataclasses.replace(fields, layout=layout))
     assert shown(finding) == ("warning", "range", "tp", 1, point(fields, 2, 2))
-    assert finding.message == "1 values are negative, the lowest -2e-09 K."
+    assert finding.message == "1 negative value, the lowest -2e-09 K."
 
 
 # Outliers and drift
@@ -275,7 +278,7 @@ def test_a_value_that_sticks_out_at_an_end(fields, row):
 
 def test_a_field_that_sticks_out(fields):
     channel(fields, "z_500")[600] += 3000
-    found = [f for f in faults(fields) if "the mean of 1 fields" in f.message]
+    found = [f for f in faults(fields) if "1 field whose mean" in f.message]
     assert [shown(f) for f in found] == [("warning", "outlier", "z_500", 1, None)]
     assert found[0].when == day(fields, 600)
 
@@ -312,7 +315,7 @@ def test_gaps(fields):
     finding = only(holed)
     assert shown(finding) == ("warning", "gaps", None, 4, None)
     assert finding.when == day(fields, 100)
-    assert "4 times are missing in 2 gap(s), the longest of 3 days after 2000-04-09" in (
+    assert "4 times missing in 2 gaps, the first 2000-04-10, the longest of 3 days after" in (
         finding.message
     )
 
@@ -431,9 +434,9 @@ def test_errors_stop_a_run_and_say_where(fields):
     with pytest.raises(DataError) as caught:
         audit_fields(fields).raise_on_errors()
     text = str(caught.value)
-    assert "the audit found 2 error(s) in the data:" in text
-    assert "z_500: 1 values are missing (NaN)" in text and "2001-02-04)" in text
-    assert "t_850: 1 fields are all zeros: 2000-01-06." in text
+    assert "the audit found 2 errors in the data:" in text
+    assert "z_500: 1 value missing (NaN)" in text and "2001-02-04)" in text
+    assert "t_850: 1 field all zeros: 2000-01-06." in text
     assert "--audit warn" in text
 
 
