@@ -67,8 +67,20 @@ def choose_channels(
     levels: Sequence[float] | None,
     static: Iterable[str],
     where: str,
+    left_out: Sequence[str] = (),
 ) -> set[tuple[str, float | None]]:
-    """The ``(variable, level)`` pairs that are asked for."""
+    """Returns the ``(variable, level)`` pairs that are asked for.
+
+    Args:
+        available (sequence of pairs): What there is.
+        variables, levels (sequences, *optional*): What is asked for; None for all.
+        static (iterable of str): Names of static fields, which may be asked for as well.
+        where (str): Where it is, for messages.
+        left_out (sequence of str): Notes on variables that could not be used.
+
+    Raises:
+        DataError: If something is not there.
+    """
     names = list(dict.fromkeys(name for name, _ in available))
     wanted = set(names)
     if variables is not None:
@@ -84,7 +96,7 @@ def choose_channels(
                 )
                 raise DataError(
                     f"there is no variable {asked!r} in {where}.{near} It has "
-                    f"{', '.join([*names, *static])}."
+                    f"{', '.join([*names, *static])}." + "".join(f" {note}." for note in left_out)
                 )
             wanted.update(matches)
     chosen = {key for key in available if key[0] in wanted}
@@ -147,7 +159,7 @@ class Merge:
         moving = [part for part in parts if not self._take_static(part, notes)]
         for source in static_sources:
             self._read_static(source, notes)
-        self.groups = self._group(moving, variables, levels)
+        self.groups = self._group(moving, variables, levels, notes)
         self._align(times, notes)
         self.notes = notes.lines()
 
@@ -193,6 +205,7 @@ class Merge:
         parts: list[Part],
         variables: Sequence[str] | None,
         levels: Sequence[float] | None,
+        notes: Notes,
     ) -> list[Group]:
         found: dict[tuple[str, float | None], list[tuple[Part, int | None]]] = defaultdict(list)
         for part in parts:
@@ -203,7 +216,8 @@ class Merge:
                 f"{self.where} has static fields only ({', '.join(self.static)}): no field has a "
                 "time axis."
             )
-        chosen = choose_channels(list(found), variables, levels, self.static, self.where)
+        left_out = [line for line in notes.lines() if " left out, " in line]
+        chosen = choose_channels(list(found), variables, levels, self.static, self.where, left_out)
         groups: list[Group] = []
         for name, level in sorted(chosen, key=lambda key: (canonical_order(key[0]), key[1] or 0)):
             pieces = found[name, level]

@@ -197,7 +197,8 @@ def _time_values(variable: Any, source: Source) -> np.ndarray:
             f"{int(np.isnat(values).sum())} of {len(values)} times in {source.path} are missing "
             "(NaT)."
         )
-    return values.astype("datetime64[s]").astype(np.int64)
+    # Times kept as fractions of a day decode to 05:59:59.999...
+    return (values.astype("datetime64[ms]").astype(np.int64) + 500) // 1000
 
 
 def read_parts(dataset: xarray.Dataset, source: Source, notes: Notes) -> list[Part]:

@@ -250,6 +250,28 @@ def test_only_what_is_selected_is_cached(tmp_path, make_dataset):
     assert (cached(tmp_path)[0].parent / "fields.f32").stat().st_size == 3 * 2 * 4 * 3 * 4
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_only_the_chunks_of_a_selection_are_fetched(make_dataset, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    dataset = make_dataset(days=100)
+    url = "memory://hftune/chunks.zarr"
+    weatherbench(dataset).chunk(time=10, level=1).to_zarr(url, zarr_format=2)
+    fetched = []
+    cat_file = MemoryFileSystem.cat_file
+
+    def counted(self, path, *arguments, **options):
+        fetched.append(path)
+        return cat_file(self, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    fields = open_fields(url, variables=["z"], levels=[850], times="2020-01-15:2020-01-24")
+    np.testing.assert_array_equal(fields.read(slice(None)), dataset.z.values[14:24, 1:])
+    chunks = [path for path in fetched if "/geopotential/" in path and "/.z" not in path]
+    assert sorted(chunks) == [f"/hftune/chunks.zarr/geopotential/{time}.1.0.0" for time in (1, 2)]
+    assert not any("/2m_temperature/0" in path for path in fetched)
+
+
 def test_selection_by_alias(tmp_path, make_dataset):
     make_dataset(("t2m", "msl", "z")).to_netcdf(tmp_path / "a.nc")
     fields = open_fields(tmp_path / "a.nc", variables=["t2m", "geopotential"], levels=[500])
@@ -325,6 +347,24 @@ def test_overlapping_files(tmp_path, make_dataset):
 def test_times_out_of_order(tmp_path, make_dataset):
     dataset = make_dataset()
     dataset.isel(time=[3, 0, 1, 2, *range(11, 3, -1)]).to_netcdf(tmp_path / "a.nc")
+    check(open_fields(tmp_path / "a.nc"), dataset)
+
+
+def test_times_as_fractions_of_a_day(tmp_path, make_dataset):
+    dataset = make_dataset(days=48, hours=1)
+    stored = dataset.assign_coords(
+        time=("time", 43829 + np.arange(48) / 24, {"units": "days since 1900-01-01"})
+    )
+    stored.to_netcdf(tmp_path / "a.nc")
+    check(open_fields(tmp_path / "a.nc"), dataset)
+
+
+def test_time_zone_of_the_units(tmp_path, make_dataset):
+    dataset = make_dataset(days=3)
+    stored = dataset.assign_coords(
+        time=("time", np.arange(3) * 24 + 2, {"units": "hours since 2020-01-01 00:00:00 +02:00"})
+    )
+    stored.to_netcdf(tmp_path / "a.nc")
     check(open_fields(tmp_path / "a.nc"), dataset)
 
 

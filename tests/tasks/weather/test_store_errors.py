@@ -97,6 +97,16 @@ def test_variable_absent(path):
     )
 
 
+def test_variable_that_cannot_be_used(path, make_dataset):
+    dataset = make_dataset()
+    dataset["ssrd"] = dataset.t2m.expand_dims(step=[1, 2]).assign_attrs(units="J m**-2")
+    dataset.to_netcdf(path)
+    assert message(path, variables=["ssrd"]) == (
+        "there is no variable 'ssrd' in era5.nc. It has 2t, z. era5.nc: ssrd left out, it also "
+        "varies along step; select one forecast step."
+    )
+
+
 def test_level_absent(path):
     assert message(path, levels=[500, 700]) == (
         "z in era5.nc has no level 700 hPa. Its levels are 500, 850 hPa."
