@@ -115,9 +115,8 @@ class Part:
             # Stores read runs much faster than lists; a few rows too many do not matter.
             if high - low < 2 * len(rows):
                 picked[self.array.dims[0]] = slice(low, high + 1)
-                within = (
-                    None if high - low + 1 == len(rows) == 1 + (rows[-1] - rows[0]) else rows - low
-                )
+                if not np.array_equal(rows, np.arange(low, high + 1)):
+                    within = rows - low
             else:
                 order = np.unique(rows)
                 picked[self.array.dims[0]] = order
