@@ -144,8 +144,6 @@ def forecast_figure(
         land (array ``[H, W]``, *optional*): Land-sea mask, for a coast where no coastlines are at
             hand.
     """
-    from matplotlib.figure import Figure
-
     display = display_of(channel, layout.units[layout.channels.index(channel)])
     grid = _MapGrid(layout)
     shown = [grid.order(f) * display.scale + display.offset for f in (truth, forecast)]
@@ -153,18 +151,7 @@ def forecast_figure(
     low, high = _limits(np.stack(shown), display.centred)
     _, bound = _limits(error, centred=True)
 
-    # Placed in inches: panels as large as the page allows, with the grid's own proportions.
-    left, between, above, below, width = 0.58, 0.16, 0.3, 0.8, 11.0
-    across = (width - left - 2 * between - 0.25) / 3
-    tall = min(across / grid.aspect, 4.4)
-    across = tall * grid.aspect
-    height = above + tall + below
-    figure = Figure(figsize=(width, height))
-
-    def place(x: float, y: float, w: float, h: float) -> Axes:
-        return figure.add_axes((x / width, y / height, w / width, h / height))
-
-    axes = [place(left + i * (across + between), below, across, tall) for i in range(3)]
+    figure, axes, bars = _arrange(grid.aspect)
     coast = coastlines("110m" if grid.spans > 60 else "50m")
     limits = [(low, high), (low, high), (-bound, bound)]
     colors = [display.colors, display.colors, "RdBu_r"]
@@ -186,14 +173,52 @@ def forecast_figure(
         grid.draw_frame(ax)
         grid.draw_coast(ax, coast, land)
         ax.set_title(titles[index], color=INK, fontsize=10, loc="left", pad=4)
-        if index:
-            ax.set_yticklabels([])
-    pair = 2 * across + between
-    _color_bar(place(left + pair * 0.2, 0.36, pair * 0.6, 0.11), meshes[0], shown, display.units)
-    start = left + 2 * (across + between)
-    bar = place(start + across * 0.1, 0.36, across * 0.8, 0.11)
-    _color_bar(bar, meshes[2], [error], display.error_units)
+    _color_bar(bars[0], meshes[0], shown, display.units)
+    _color_bar(bars[1], meshes[2], [error], display.error_units)
     return figure
+
+
+def _arrange(aspect: float) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Makes three maps with the proportions of the grid, and the places of two colour bars.
+
+    They stand side by side, or one above the other where the grid is a belt round the Earth.
+    """
+    from matplotlib.figure import Figure
+
+    # Inches: what titles, tick labels and bars need, and the width of the page.
+    width, left, between, title, below = 11.0, 0.58, 0.16, 0.3, 0.8
+    belt = aspect > 3
+    room = width - left - 0.25
+    across = room if belt else (room - 2 * between) / 3
+    tall = min(across / aspect, 4.4)
+    across = tall * aspect
+    height = title + tall + below
+    if belt:
+        height = 3 * (title + tall) + between + 2 * below
+    figure = Figure(figsize=(width, height))
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:
+        return figure.add_axes((x / width, y / height, w / width, h / height))
+
+    if belt:
+        error, forecast = below, 2 * below + title + tall
+        bottoms = [forecast + tall + title + between, forecast, error]
+        maps = [place(left, bottom, across, tall) for bottom in bottoms]
+        spans = [(left, across, forecast), (left, across, error)]
+    else:
+        starts = [left + i * (across + between) for i in range(3)]
+        maps = [place(start, below, across, tall) for start in starts]
+        spans = [(left, 2 * across + between, below), (starts[2], across, below)]
+    bars = []
+    for start, length, bottom in spans:
+        short = min(0.8 * length, 4.5)
+        bars.append(place(start + (length - short) / 2, bottom - 0.44, short, 0.11))
+    if belt:  # neighbours share the names of longitudes, or of latitudes
+        maps[0].tick_params(labelbottom=False)
+    else:
+        for ax in maps[1:]:
+            ax.tick_params(labelleft=False)
+    return figure, maps, bars
 
 
 def _color_bar(ax: Axes, mesh: QuadMesh, drawn: list[np.ndarray], units: str) -> None:
@@ -229,7 +254,7 @@ class _MapGrid:
         )  # fmt: skip
         east, north = self.edges
         self.spans = float(east[-1] - east[0])
-        middle = 0.0 if self.round else float(north.mean())
+        middle = float(north[0] + north[-1]) / 2
         # A degree of longitude is shorter than one of latitude away from the equator.
         self.stretch = 1 / max(np.cos(np.deg2rad(middle)), 0.2)
         self.aspect = self.spans / (abs(float(north[0] - north[-1])) * self.stretch)
@@ -245,7 +270,7 @@ class _MapGrid:
         ax.set_ylim(north.min(), north.max())
         ax.set_aspect(self.stretch)
         ax.xaxis.set_major_locator(_ticks(5, self.round))
-        ax.yaxis.set_major_locator(_ticks(5, self.round))
+        ax.yaxis.set_major_locator(_ticks(5 if self.aspect < 3 else 3, self.round))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: degrees(v, "E", "W")))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: degrees(v, "N", "S")))
         ax.tick_params(colors=INK, labelsize=8, length=2, width=0.6)

@@ -62,6 +62,17 @@ def test_the_globe_is_cut_at_the_date_line_and_a_pacific_region_is_not():
     assert forecast_figure(PACIFIC, "z_500", field, field).axes[0].get_xlim() == (145, 215)
 
 
+def test_maps_of_a_belt_stand_above_each_other():
+    belt = make_layout(np.linspace(70, 20, 11), np.arange(36) * 10.0)
+    field = np.ones((11, 36), np.float32)
+    boxes = [ax.get_position() for ax in forecast_figure(belt, "z_500", field, field).axes[:3]]
+    assert boxes[0].y0 > boxes[1].y1 > boxes[1].y0 > boxes[2].y1 > 0
+    assert all(box.width > 0.85 for box in boxes)
+    field = np.ones((19, 36), np.float32)
+    boxes = [ax.get_position() for ax in forecast_figure(GLOBAL, "z_500", field, field).axes[:3]]
+    assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0 < boxes[2].x1 < 1
+
+
 def test_truth_and_forecast_share_a_scale_and_the_error_is_symmetric():
     truth = np.random.default_rng(0).normal(55000, 900, (6, 9)).astype(np.float32)
     forecast = truth + np.float32(300)
