@@ -108,7 +108,7 @@ class AuroraForForecasting(PreTrainedModel):
         else:
             self.static_fields = None
         self._constants_by_device: dict[torch.device, Constants] = {}
-        self._checkpointed = False
+        self.gradient_checkpointing = False  # what transformers looks at
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -332,12 +332,7 @@ class AuroraForForecasting(PreTrainedModel):
                 module.forward = functools.partial(
                     _checkpointed, gradient_checkpointing_func, module.forward
                 )
-        self._checkpointed = enable
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether activations are computed again in the backward pass."""
-        return self._checkpointed
+        self.gradient_checkpointing = enable
 
     @classmethod
     def from_pretrained(
