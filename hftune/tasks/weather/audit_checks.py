@@ -108,10 +108,10 @@ def _repeated(scan: Scan, c: int, channel: str) -> list[Finding]:
     resting = {
         "zeros": np.flatnonzero(scan.zeros[:, c]),
         "constant": np.flatnonzero(scan.flat[:, c]),
-        "stuck": np.flatnonzero(scan.same[:, c] & ~scan.zeros[:, c]),
+        "stuck": np.flatnonzero(scan.same[:, c]),
     }
     findings: list[Finding] = []
-    if count > 1 and scan.same[1:, c].all():
+    if len(resting["stuck"]) == count - 1 > 0:
         return [
             Finding("warning", "constant", channel,
                     "never changes in time: a static field, or a broken one.", count,
@@ -149,7 +149,7 @@ def _units(scan: Scan, c: int, channel: str) -> list[Finding]:
     """Whether the values fit their variable only after a conversion."""
     variable, level = split_channel(channel)
     info = VARIABLES.get(variable)
-    values = scan.sample[~scan.zeros[scan.sample_rows, c], c]
+    values = scan.sample[:, c]
     values = values[np.isfinite(values)].astype(np.float64)
     if info is None or not values.size:
         return []

@@ -178,6 +178,7 @@ class _Pass:
         with np.errstate(invalid="ignore"):
             beyond = (scan.sample < self.low[shaped]) | (scan.sample > self.high[shaped])
         self.keep_all = beyond.mean((0, 2, 3)) > 0.25
+        scan.sample = self.masked(scan.sample)
         self.step = interval_seconds(scan.times)
         self.scales = self._scales()
         self.run_length = np.zeros(scan.sample.shape[1:], np.int16)
@@ -235,10 +236,11 @@ class _Pass:
                 values = self.scan.fields.read(self.scan.rows[first:last])
                 inside = values[start - first : stop - first]
                 self._count(inside, start)
+                clean = self.masked(values)
+                inside = clean[start - first : stop - first]
                 self._repeats(inside, previous, start)
                 previous = inside[-1].copy()
-                clean = self.masked(values)
-                self._sums(clean[start - first : stop - first], start)
+                self._sums(inside, start)
                 self._outliers(clean, first, start, stop)
                 bar.update(stop - start)
 
@@ -269,7 +271,7 @@ class _Pass:
         lowest, highest = values.min((2, 3)), values.max((2, 3))  # NaN where any is missing
         one = (lowest == highest) & (values[0, 0].size > 1)
         scan.zeros[rows] = one & (lowest == 0)
-        scan.flat[rows] = one & (lowest != 0)
+        scan.flat[rows] = one & (lowest != 0) & (lowest >= self.low) & (lowest <= self.high)
         beyond = (values < self.low[:, None, None]) & ~infinite, "low", scan.low
         above = (values > self.high[:, None, None]) & ~infinite, "high", scan.high
         for outside, what, total in (beyond, above):
