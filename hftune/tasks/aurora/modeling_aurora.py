@@ -129,8 +129,10 @@ class AuroraForForecasting(PreTrainedModel):
         Raises:
             DataError: If the shape is another one, or a value is not finite.
         """
-        values = torch.as_tensor(np.asarray(values), dtype=torch.float32)
-        expected = tuple(self.static_fields.shape) if self.static_fields is not None else (0,)
+        if not isinstance(values, torch.Tensor):
+            values = torch.tensor(np.asarray(values), dtype=torch.float32)
+        config = self.config
+        expected = (len(config.static_channels), len(config.latitude), len(config.longitude))
         if tuple(values.shape) != expected:
             raise DataError(
                 f"static fields have the shape {list(values.shape)}; expected {list(expected)}: "
@@ -139,7 +141,8 @@ class AuroraForForecasting(PreTrainedModel):
         for name, field in zip(self.config.static_channels, values, strict=True):
             if not torch.isfinite(field).all():
                 raise DataError(f"static field {name} is not finite everywhere: fill it first.")
-        self.static_fields.copy_(values)
+        if self.static_fields is not None:
+            self.static_fields.copy_(values)
 
     def forward(
         self,
