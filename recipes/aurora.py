@@ -45,6 +45,7 @@ from hftune.tracking.run_record import RunRecord
 from hftune.training.trainer import HFTuneTrainer
 from hftune.utils.errors import HftuneError
 from hftune.utils.files import write_json
+from hftune.utils.seeds import seed_everything
 from hftune.utils.terminal import console, is_main_process, progress
 
 
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             data = prepare_weather_data(data_args, step_hours=step_hours, output_dir=output_dir)
         record.update(data=data.describe())
 
-        # 2. Model
+        # 2. Model; a new one begins with weights of the seed
+        seed_everything(args.seed)
         model = prepare_aurora(
             model_args,
             data.fields,
