@@ -332,16 +332,23 @@ def _add_variable(file, name: str, variable: str, dimensions: tuple[str, ...]):
 def simulated_atmosphere_path(simulation: Simulation | None = None, **settings) -> Path:
     """The NetCDF file of a simulation, made at the first call and kept under ``HFTUNE_HOME``.
 
-    Two processes that ask at once both make it and one of the two equal files stays.
+    Of several processes that ask at once, one makes it and the others wait.
 
     Args:
         simulation (Simulation, *optional*): What to simulate; or give its attributes by name.
     """
     simulation = simulation or Simulation(**settings)
     path = hftune_home() / "simulated" / f"atmosphere-{_key(simulation)}.nc"
-    return path if path.exists() else write_simulation(path, simulation)
+    if path.exists():
+        return path
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_suffix(".lock")):
+        return path if path.exists() else write_simulation(path, simulation)
 
 
 def _key(simulation: Simulation) -> str:
     settings = {"version": VERSION, **dataclasses.asdict(simulation)}
+    settings["years"] = float(simulation.years)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...utils.terminal import progress
+
 __all__ = ["Planet", "integrate", "january", "land_fraction", "orography"]
 
 DAY = 86400.0
@@ -182,40 +184,42 @@ def integrate(planet: Planet, times: np.ndarray, seed: int) -> np.ndarray:
     result = np.empty((len(times), *state.shape), complex)
     older, old = None, None
     time = float(times[0]) - spin_up * interval
-    for output in range(-spin_up, len(times)):
-        if output >= 0:
-            result[output, 0] = same * state[0] + other * state[1]
-            result[output, 1] = other * state[0] + same * state[1]
-            result[output, 2:] = state[2:]
-        if output == len(times) - 1:
-            break
-        winter = round(float(january(time)), 9)
-        flow = planet.flow[0] + winter * planet.flow[1]
-        background[:2] = planet.vorticity_gradient[0] + winter * planet.vorticity_gradient[1]
-        background[1] += planet.slope_y
-        background[2] = planet.heat_gradient[0] + winter * planet.heat_gradient[1]
-        for _ in range(steps_per_output):
-            upper = same * state[0] + other * state[1]
-            lower = other * state[0] + same * state[1]
-            both[0], both[1], both[2:] = upper, lower, state
-            along, across = planet.to_grid(planet.ik * both, both)
-            v, u = along[:2], flow - across[:2]
-            x_gradient, y_gradient = along[2:], across[2:] + background
-            x_gradient[1] += planet.slope_x
-            x_gradient[0] *= u[0]
-            x_gradient[1:] *= u[1]
-            y_gradient[0] *= v[0]
-            y_gradient[1:] *= v[1]
-            now = -planet.to_waves(x_gradient + y_gradient)
-            vorticity = laplacian * lower
-            interface = stretching / RADIATION_TIME * (upper - lower)
-            now[0] += interface
-            now[1] -= interface + vorticity / DRAG_TIME
-            now[2] -= (state[2] + 10.0 * winter * planet.land) / GROUND_TIME
-            now[3] -= (state[3] + 0.25 * planet.land) / MOISTURE_TIME - 0.05 * vorticity
-            if old is None:
-                old = older = now
-            state = (state + step / 12 * (23 * now - 16 * old + 5 * older)) * damping
-            older, old = old, now
-            time += step
+    with progress(spin_up + len(times), "Simulating the weather", "times") as bar:
+        for output in range(-spin_up, len(times)):
+            bar.update()
+            if output >= 0:
+                result[output, 0] = same * state[0] + other * state[1]
+                result[output, 1] = other * state[0] + same * state[1]
+                result[output, 2:] = state[2:]
+            if output == len(times) - 1:
+                break
+            winter = round(float(january(time)), 9)
+            flow = planet.flow[0] + winter * planet.flow[1]
+            background[:2] = planet.vorticity_gradient[0] + winter * planet.vorticity_gradient[1]
+            background[1] += planet.slope_y
+            background[2] = planet.heat_gradient[0] + winter * planet.heat_gradient[1]
+            for _ in range(steps_per_output):
+                upper = same * state[0] + other * state[1]
+                lower = other * state[0] + same * state[1]
+                both[0], both[1], both[2:] = upper, lower, state
+                along, across = planet.to_grid(planet.ik * both, both)
+                v, u = along[:2], flow - across[:2]
+                x_gradient, y_gradient = along[2:], across[2:] + background
+                x_gradient[1] += planet.slope_x
+                x_gradient[0] *= u[0]
+                x_gradient[1:] *= u[1]
+                y_gradient[0] *= v[0]
+                y_gradient[1:] *= v[1]
+                now = -planet.to_waves(x_gradient + y_gradient)
+                vorticity = laplacian * lower
+                interface = stretching / RADIATION_TIME * (upper - lower)
+                now[0] += interface
+                now[1] -= interface + vorticity / DRAG_TIME
+                now[2] -= (state[2] + 10.0 * winter * planet.land) / GROUND_TIME
+                now[3] -= (state[3] + 0.25 * planet.land) / MOISTURE_TIME - 0.05 * vorticity
+                if old is None:
+                    old = older = now
+                state = (state + step / 12 * (23 * now - 16 * old + 5 * older)) * damping
+                older, old = old, now
+                time += step
     return result

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -118,6 +122,28 @@ def test_the_cached_file_is_made_once(tmp_path, monkeypatch):
     assert simulated_atmosphere_path(Simulation(years=0.02, latitudes=4, longitudes=8)) == path
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert simulated_atmosphere_path(years=0.02, latitudes=4, longitudes=8, seed=1) != path
+
+
+def test_two_processes_make_it_once(tmp_path):
+    pytest.importorskip("netCDF4")
+    code = """
+from hftune.tasks.weather import simulation
+write = simulation._write_netcdf
+def say(*arguments):
+    print("made")
+    write(*arguments)
+simulation._write_netcdf = say
+print(simulation.simulated_atmosphere_path(years=1, latitudes=4, longitudes=8))
+"""
+    environment = {**os.environ, "HFTUNE_HOME": str(tmp_path)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    shown = [process.communicate()[0].decode().split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sorted(map(len, shown)) == [1, 2]
+    assert shown[0][-1] == shown[1][-1] and shown[0][-1].endswith(".nc")
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
