@@ -25,6 +25,7 @@ __all__ = ["GradientHealthCallback", "GradientHealthError", "module_groups"]
 logger = logging.getLogger(__name__)
 
 _KEPT_EVENTS = 1000
+_SAID_EVENTS = 20
 
 
 class GradientHealthError(HftuneError):
@@ -304,7 +305,10 @@ class GradientHealthCallback(StatefulCallback):
             found += "; the step is skipped"
         elif policy == "stop":
             self._stop(found, args, state)
-        if state.is_world_process_zero:
+        said = self.counts[event["kind"]]
+        if state.is_world_process_zero and said <= _SAID_EVENTS:
+            if said == _SAID_EVENTS:
+                found += "; more of these are in gradient_health.json only"
             logger.warning("%s", found)
 
     def _stop(self, found: str, args: Any, state: Any) -> None:

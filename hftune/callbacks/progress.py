@@ -123,7 +123,7 @@ class HftuneProgressCallback(TrainerCallback):
         self._last_line = time.monotonic()
         line = f"{self.stage}: step {state.global_step} of {state.max_steps}  {self._note(state)}"
         if line != self._line:
-            console().print(line.rstrip(), markup=False)
+            console().print(line.rstrip(), markup=False, soft_wrap=True)
         self._line = line
 
 

@@ -11,8 +11,6 @@ setting                          default     why
 ``remove_unused_columns``        ``False``   it deletes the columns that an on-the-fly transform
                                              reads
 ``ddp_find_unused_parameters``   ``False``   `True` for a `PreTrainedModel` costs a pass a step
-``ddp_broadcast_buffers``        ``False``   sent at each forward, and several forwards before one
-                                             backward fail
 ``data_seed``                    ``seed``    the order of samples is then a setting of its own
 ``use_cpu``                      automatic   two CPU processes without it train alone, side by side
 ===============================  ==========  =====================================================
@@ -85,7 +83,6 @@ class HFTuneArguments(TrainingArguments):
     save_total_limit: int | None = _redeclare("save_total_limit", 2)
     remove_unused_columns: bool = _redeclare("remove_unused_columns", False)
     ddp_find_unused_parameters: bool | None = _redeclare("ddp_find_unused_parameters", False)
-    ddp_broadcast_buffers: bool | None = _redeclare("ddp_broadcast_buffers", False)
 
     resume: str = field(
         default="auto",

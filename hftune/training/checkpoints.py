@@ -52,7 +52,7 @@ def find_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def _say(text: str) -> None:
-    console().print(text, markup=False)
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def _step(folder: Path) -> int:

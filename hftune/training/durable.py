@@ -154,7 +154,11 @@ class DurableRuns:
                     callback.close()
         if self._stop_request.signal_name is not None:
             saved = None if self._last_saved is None else str(self._last_saved)
-            raise TrainingInterrupted(self._stop_request.signal_name, self.state.global_step, saved)
+            stopped = TrainingInterrupted(
+                self._stop_request.signal_name, self.state.global_step, saved
+            )
+            self._say(str(stopped))
+            raise stopped
         self._adopt_average()
         return output
 
@@ -393,7 +397,7 @@ class DurableRuns:
 
     def _say(self, text: str) -> None:
         if self.is_world_process_zero():
-            console().print(text, markup=False)
+            console().print(text, markup=False, soft_wrap=True)
 
     # The open logging window: without it the first line of a resumed log would differ
 

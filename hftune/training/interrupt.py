@@ -33,9 +33,10 @@ class TrainingInterrupted(SystemExit):
         self.signal_name, self.step, self.checkpoint = signal_name, step, checkpoint
 
     def __str__(self) -> str:
+        start = "the start" if self.checkpoint is None else self.checkpoint
         return (
             f"stopped by {self.signal_name} after step {self.step}; "
-            f"the same command goes on from {self.checkpoint}"
+            f"the same command goes on from {start}"
         )
 
 

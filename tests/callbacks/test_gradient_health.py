@@ -258,6 +258,15 @@ def test_no_spike_before_there_is_a_median(kind, tmp_path):
     assert callback.counts["spike"] == 0
 
 
+def test_only_so_many_events_are_said(tmp_path, caplog):
+    callback = GradientHealthCallback("warn")
+    with caplog.at_level(logging.WARNING, "hftune.callbacks"):
+        make("hftune", tmp_path, [math.nan] * 25, callback).train()
+    said = [r.getMessage() for r in caplog.records if "gradients of" in r.getMessage()]
+    assert len(said) == 20 and said[-1].endswith("in gradient_health.json only")
+    assert callback.counts["non_finite"] == len(callback.events) == 25
+
+
 def test_spikes_can_be_skipped(kind, tmp_path):
     callback = GradientHealthCallback(spike_policy="skip", spike_factor=20, window=25)
     trainer = make(kind, tmp_path, [1] * 8 + [1e6], callback)

@@ -89,6 +89,7 @@ def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
     _, said = process.communicate(timeout=100)
     assert process.returncode == 75, said
     assert "SIGTERM: finishing this step, then saving" in said
+    assert f"the same command goes on from {tmp_path / 'checkpoint-8'}" in said
     # The step at hand is done and saved, though neither a save nor a log was due.
     assert small_run.durable.verify_checkpoint(tmp_path / "checkpoint-8") == []
     assert not (tmp_path / "results.json").exists()
