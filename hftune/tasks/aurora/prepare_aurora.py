@@ -129,6 +129,7 @@ def prepare_aurora(
     else:
         config = _saved_config(arguments)
         _check_layout(arguments.model_name_or_path, config, fields, history)
+        del settings["stabilise_level_agg"]  # part of the architecture that was saved
         for name, value in settings.items():
             setattr(config, name, value)
         model = AuroraForForecasting.from_pretrained(arguments.model_name_or_path, config=config)

@@ -13,6 +13,9 @@ from .fields import split_channel
 
 __all__ = ["check_geography"]
 
+# Roughness read otherwise by that as labelled: 1 or more in order, 0.2 to 0.4 where mixed up.
+_MIXED_UP = 0.6
+
 
 def check_geography(scan: Scan) -> list[Finding]:
     """Everything that needs the grid, or several channels at once."""
@@ -23,7 +26,53 @@ def check_geography(scan: Scan) -> list[Finding]:
     if not winds and not sure:
         findings += _temperatures(scan)
     findings += _local_time(scan)
+    findings += _mixed_up(scan)
     return findings
+
+
+def _roughness(fields: np.ndarray) -> float:
+    """Mean square difference of neighbours by twice the variance: 1 is disorder, 0 is smooth.
+
+    Args:
+        fields (array ``[n, H, W]``): Fields of one channel.
+    """
+    fields = fields - fields.mean(axis=(1, 2), keepdims=True)
+    variance = (fields**2).mean(axis=(1, 2))
+    steps = [(np.diff(fields, axis=axis) ** 2).mean(axis=(1, 2)) for axis in (1, 2)]
+    usable = variance > 0  # NaN is not
+    if not usable.any():
+        return float("nan")
+    return float(np.median(((steps[0] + steps[1]) / 2)[usable] / (2 * variance[usable])))
+
+
+def _mixed_up(scan: Scan) -> list[Finding]:
+    """Fields whose neighbours are strangers, but not if they are read in the other order.
+
+    An array that was written column by column and labelled row by row (R and Fortran have their
+    first index in the place of the last) has every value, at the wrong point.
+    """
+    rows, columns = scan.fields.layout.grid
+    if min(rows, columns) < 3:
+        return []
+    ratios = []
+    for c in range(scan.sample.shape[1]):
+        fields = scan.sample[:, c].astype(np.float64)
+        others = []
+        for turned in (fields, fields[:, ::-1]):  # latitudes may have been turned on reading
+            others.append(turned.swapaxes(1, 2).reshape(-1, rows, columns))
+            others.append(turned.reshape(-1, columns, rows).swapaxes(1, 2))
+        ratios.append(min(_roughness(other) for other in others) / max(_roughness(fields), 1e-12))
+    ratios = np.array(ratios)[np.isfinite(ratios)]
+    if not len(ratios) or np.median(ratios) > _MIXED_UP:
+        return []
+    text = (
+        f"neighbouring points differ {1 / np.median(ratios):.1f} times as much (mean square) as "
+        "they would if each field were read column by column: its values probably lie at the wrong "
+        "points (an array written in the order of R or Fortran, labelled in that of C). Look at a "
+        "map. If so, transpose the fields of the file. Ratios to persistence are little affected; "
+        "maps, area weights and all that looks at neighbours are."
+    )
+    return [Finding("warning", "order", None, text)]
 
 
 def _on_levels(scan: Scan, variable: str) -> dict[float, int]:

@@ -82,8 +82,11 @@ def _open(arguments: WeatherDataArguments) -> WeatherFields:
                 years=arguments.simulation_years, seed=arguments.simulation_seed
             )
         ]
+    # With all dates given, nothing else of a large store is read or cached.
+    dates = [arguments.train_dates, arguments.validation_dates, arguments.test_dates]
     return open_fields(
         data,
+        times=",".join(dates) if all(dates) else None,
         variables=arguments.variables,
         levels=arguments.levels,
         cache_dir=arguments.cache_dir,
