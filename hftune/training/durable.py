@@ -358,7 +358,13 @@ class DurableRuns:
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        bars = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()  # one of its own for each save
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            if bars:
+                transformers.utils.logging.enable_progress_bar()
         if self.args.should_save:
             # A pickle of the settings, tokens included; the same as JSON, without them.
             folder = Path(output_dir or self.args.output_dir)
