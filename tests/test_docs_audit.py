@@ -30,7 +30,9 @@ def test_every_check_is_documented(repository):
     folder = repository / "hftune" / "tasks" / "weather"
     source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("audit*.py"))
     found = set(re.findall(r'Finding\(\s*"(?:error|warning|info)[^,]*,\s*"(\w+)"', source))
-    found |= set(re.findall(r'^\s+\(?"(zeros|constant|stuck|duplicates|order)"[:,]', source, re.M))
+    found |= set(
+        re.findall(r'^\s+\(?"(zeros|constant|stuck|duplicates|backwards)"[:,]', source, re.M)
+    )
     assert {"missing", "zeros", "duplicates", "orientation"} <= found
     documented = set(re.findall(r"`(\w+)`", text))
     assert found <= documented, found - documented

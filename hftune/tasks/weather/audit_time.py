@@ -29,7 +29,7 @@ def check_times(times: np.ndarray, step_hours: float | None = None) -> list[Find
     apart = np.diff(times)
     for check, text, wrong in (
         ("duplicates", "there twice", apart == 0),
-        ("order", "before the one above", apart < 0),
+        ("backwards", "before the one above", apart < 0),
     ):
         if wrong.any():
             first = format_time(times[1:][wrong][0])

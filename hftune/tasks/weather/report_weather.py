@@ -338,7 +338,9 @@ def audit_section(report: Report, audit: Mapping[str, Any]) -> Section:
         )
     rows = []
     for channel, entry in audit["channels"].items():
-        series = entry["series"]["mean"]
+        # Whole years show a drift that seasons hide.
+        years = list(entry["years"].values())
+        series = years if len(years) >= 6 else entry["series"]["mean"]
         numbers = [entry[key] for key in ("minimum", "mean", "maximum", "std")]
         row = [_name_cell(channel), pretty_units(entry["units"]), *numbers, entry["missing"]]
         if any(other["reference_z"] is not None for other in audit["channels"].values()):
@@ -350,9 +352,9 @@ def audit_section(report: Report, audit: Mapping[str, Any]) -> Section:
         rows.append(row)
     columns = ["", "units", "minimum", "mean", "maximum", "std", "missing"]
     if rows and len(rows[0]) > 9:
-        columns.append("off the model's mean (std)")
+        columns.append("z, model")
     section.fold(f"{len(rows)} channels", opened=len(rows) <= 16).table(
-        [*columns, "values", "mean over time"], rows
+        [*columns, "values", "over time"], rows
     )
     section.fold("Sources").key_values(
         {**{f"{i}": name for i, name in enumerate(audit["sources"], 1)},

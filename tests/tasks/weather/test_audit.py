@@ -329,7 +329,7 @@ def test_duplicates_and_disorder(fields):
     times = fields.times.copy()
     times[[20, 21]] = times[[21, 20]]
     finding = only(dataclasses.replace(fields, times=times))
-    assert shown(finding) == ("error", "order", None, 1, None)
+    assert shown(finding) == ("error", "backwards", None, 1, None)
 
 
 def test_local_days_and_daylight_saving(fields):
@@ -474,8 +474,10 @@ def test_memory_stays_flat(good):
         ],
     ],
 )
-def test_real_data_have_no_faults(test_data, files):
+def test_real_data_have_no_errors(test_data, files):
     from hftune.tasks.weather.store import open_fields
 
     fields = open_fields([test_data / "weather" / name for name in files], progress=False)
-    assert faults(fields) == []
+    # The points of the Iberian extract are mixed up, truly: see test_audit_order.py.
+    allowed = {("warning", "order")} if len(files) == 1 and "iberia" in files[0] else set()
+    assert {(f.severity, f.check) for f in faults(fields)} <= allowed
