@@ -50,6 +50,7 @@ class LossPreset:
         other (float): Weight of variables that are not named.
         surface_share, atmospheric_share (float): Factors of the two groups (Aurora's alpha, beta).
         scale (float): Factor of the whole (Aurora's gamma).
+        by_channel (bool): Every level of a variable weighs as much as a surface variable.
         by_pressure (bool): Levels weigh as their pressure, with mean 1.
         tendency (bool): Errors are measured in standard deviations of the change over one step in
             place of those of the field itself.
@@ -62,6 +63,7 @@ class LossPreset:
     surface_share: float = 1.0
     atmospheric_share: float = 1.0
     scale: float = 1.0
+    by_channel: bool = False
     by_pressure: bool = False
     tendency: bool = False
 
@@ -72,6 +74,12 @@ LOSS_PRESETS: dict[str, LossPreset] = {
     "tendency": LossPreset(
         "Every variable weighs the same, measured by how much it changes in one step: a loss of 1 "
         "is an error as large as a typical change. Needs difference_std.",
+        tendency=True,
+    ),
+    "tendency_by_channel": LossPreset(
+        "As tendency, but each level of a variable counts by itself: what the mean of RMSE over "
+        "persistence's rewards. Needs difference_std.",
+        by_channel=True,
         tendency=True,
     ),
     "aurora_pretraining": LossPreset(
@@ -111,8 +119,8 @@ def channel_weights(
     """Returns the weight of each channel in the loss.
 
     With a preset, variable ``k`` has the weight ``scale * share * w_k / V`` for ``V`` variables in
-    all, divided evenly (or by pressure) over its levels: the formula of Aurora's paper. With a
-    mapping, ``w_k`` is what it says for the channel (``z_500``) or else the variable (``z``), or
+    all, divided evenly (or by pressure) over its levels: the formula of Aurora's paper; by channel,
+    ``w_k / C``. With a mapping, ``w_k`` is what it says for the channel (``z_500``) or else the variable (``z``), or
     else 1, and shares and scale are 1.
 
     Args:
@@ -158,7 +166,8 @@ def channel_weights(
         share = preset.surface_share if level is None else preset.atmospheric_share
         levels = [other for name, other in split if name == variable]
         weight = table.get(channels[i], table.get(variable, preset.other))
-        result[i] = preset.scale * share * weight / len(variables) / len(levels)
+        parts = len(channels) if preset.by_channel else len(variables) * len(levels)
+        result[i] = preset.scale * share * weight / parts
         if preset.by_pressure and level is not None:
             result[i] *= level / np.mean(levels)
     if preset.tendency:

@@ -42,6 +42,8 @@ def test_tendency_measures_by_the_change_over_one_step():
     np.testing.assert_allclose(channel_weights(CHANNELS, "tendency", **given), plain * std / change)
     squared = channel_weights(CHANNELS, "tendency", **given, power=2)
     np.testing.assert_allclose(squared, plain * (std / change) ** 2)
+    by_channel = channel_weights(CHANNELS, "tendency_by_channel", **given)
+    np.testing.assert_allclose(by_channel, std / change / len(CHANNELS))
     with pytest.raises(ConfigurationError, match="'tendency' need difference_std"):
         channel_weights(CHANNELS, "tendency", std=std)
 
