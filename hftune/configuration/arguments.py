@@ -180,6 +180,11 @@ class HFTuneArguments(TrainingArguments):
                 f"resume: found both --resume {values['resume']} and --resume_from_checkpoint "
                 f"{values['resume_from_checkpoint']}; give one of them"
             )
+        if values.get("logging_nan_inf_filter"):
+            problems.append(
+                "logging_nan_inf_filter: it hides a loss that is NaN; leave it false (see "
+                "gradient_health for what to do about such steps)"
+            )
         if values.get("save_only_model") and values.get("resume", "auto") == "auto":
             problems.append(
                 "save_only_model: such checkpoints cannot be resumed; set resume to never"

@@ -34,6 +34,7 @@ from .checkpoints import (
     verify_checkpoint,
 )
 from .interrupt import StopRequest, TrainingInterrupted, ignore_stop_signals
+from .loss_window import LossWindow
 
 __all__ = ["DurableRuns"]
 
@@ -96,6 +97,7 @@ class DurableRuns:
     def _start_durable(self, data_fingerprint: str | None) -> None:
         self.data_fingerprint = data_fingerprint
         self.failed_saves = 0
+        self.loss_window = LossWindow()
         self._stop_request = StopRequest()
         self._resumed_from: Path | None = None
         self._last_saved: Path | None = None
@@ -160,7 +162,8 @@ class DurableRuns:
             self._say(str(stopped))
             raise stopped
         self._adopt_average()
-        return output
+        # The Trainer's own is the mean of this session.
+        return output._replace(training_loss=self.loss_window.mean(output.global_step))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -271,9 +274,8 @@ class DurableRuns:
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
         self._adopt_average()
-        window = read_json(checkpoint / self._window_file())
-        total = _number(window["total_loss"]) + _number(window["loss"])
-        loss = total / max(self.state.global_step, 1)
+        self._load_window(checkpoint)
+        loss = self.loss_window.mean(self.state.global_step)
         return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
 
     # Weights that are averaged
@@ -339,7 +341,7 @@ class DurableRuns:
             super()._save_checkpoint(model, None)
         finally:
             self.args.save_total_limit = limit
-        write_json(folder / self._window_file(), self._window())
+        write_json(folder / self._window_file(), self.loss_window.state_dict())
         if self.args.should_save:
             if self.average is not None:
                 self.average.save(folder / _AVERAGE)
@@ -405,32 +407,13 @@ class DurableRuns:
         if self.is_world_process_zero():
             console().print(text, markup=False, soft_wrap=True)
 
-    # The open logging window: without it the first line of a resumed log would differ
-
     def _window_file(self) -> str:
-        return f"hftune_window_{self.args.process_index}.json"
+        return f"loss_window_{self.args.process_index}.json"
 
-    def _window(self) -> dict[str, Any]:
-        sums = self._component_sums
-        return {
-            "loss": self._tr_loss.item(),
-            "total_loss": self._total_loss_scalar,
-            "last_logged": self._globalstep_last_logged,
-            "component_names": self._component_names,
-            "component_sums": None if sums is None else sums.tolist(),
-        }
-
-    def _restore_window(self, checkpoint: Path) -> None:
+    def _load_window(self, checkpoint: Path) -> None:
         path = checkpoint / self._window_file()
-        if not path.is_file():  # another number of processes, which was allowed
-            return
-        window = read_json(path)
-        self._tr_loss.fill_(_number(window["loss"]))
-        self._total_loss_scalar = _number(window["total_loss"])
-        self._globalstep_last_logged = window["last_logged"]
-        if window["component_sums"] is not None:
-            self._component_names = window["component_names"]
-            self._component_sums = torch.tensor(window["component_sums"], device=self.args.device)
+        if path.is_file():  # else another number of processes wrote it, which was allowed
+            self.loss_window.load_state_dict(read_json(path), self.args.device)
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
@@ -447,7 +430,7 @@ class _Conductor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, checkpoint = self.trainer, self.trainer._resumed_from
-        trainer._component_sums = None
+        trainer.loss_window = LossWindow()
         trainer._named_parameters = None
         trainer.average = None
         for callback in trainer._stateful_callbacks():
@@ -457,7 +440,7 @@ class _Conductor(TrainerCallback):
         if checkpoint is None:
             return
         trainer._relocate_best()
-        trainer._restore_window(checkpoint)
+        trainer._load_window(checkpoint)
         if trainer.average is not None:
             trainer.average.load(checkpoint / _AVERAGE)
         for callback in trainer._stateful_callbacks():
@@ -523,7 +506,3 @@ def _is_disk_error(error: Exception, folder: Path) -> bool:
         return True
     text = str(error).lower()
     return "pytorchstreamwriter" in text or "no space left" in text or "i/o error" in text
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

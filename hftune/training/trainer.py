@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -107,9 +106,6 @@ class HFTuneMixin(DurableRuns):
             if not self.evaluates_by_loss:
                 kwargs["eval_dataset"] = []
         self.average: WeightAverage | None = None
-        self._components: dict[str, torch.Tensor] = {}
-        self._component_names: list[str] = []
-        self._component_sums: torch.Tensor | None = None
         self._parameter_count: int | None = None
         self._named_parameters: list[tuple[str, nn.Parameter]] | None = None
         super().__init__(model=model, args=args, **kwargs)
@@ -185,39 +181,24 @@ class HFTuneMixin(DurableRuns):
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         if model.training and isinstance(outputs, Mapping) and outputs.get("losses"):
-            self._add_components(outputs["losses"])
+            self.loss_window.add_parts(outputs["losses"])
         return (loss, outputs) if return_outputs else loss
 
-    @torch.no_grad()
-    def _add_components(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Adds a micro-batch to the window; parts that are NaN (no data) do not count."""
-        values = torch.stack(list(losses.values())).float()
-        if self._component_sums is None:
-            self._component_names = list(losses)
-            self._component_sums = values.new_zeros(2, len(losses))
-        self._component_sums += torch.stack([values.nan_to_num(0.0), (values == values).float()])
-
-    def _take_components(self) -> dict[str, float]:
-        if self._component_sums is None:
-            return {}
-        sums = self.accelerator.reduce(self._component_sums, reduction="sum")
-        totals, counts = sums.cpu().double()
-        self._component_sums = None
-        return {
-            f"loss_{name}": total / count if count else math.nan
-            for name, total, count in zip(
-                self._component_names, totals.tolist(), counts.tolist(), strict=True
-            )
-        }
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.loss_window.add_loss(loss)
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs.update(self._take_components())
+            logs.update(self.loss_window.close(self.state.global_step, self.accelerator))
             if self.gradient_health is not None:
                 logs.update(self.gradient_health.log_values(self.state.global_step))
         if "train_loss" in logs:
             # Over the whole run; the Trainer divides by the steps of this session.
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+            logs["train_loss"] = self.loss_window.mean(self.state.global_step)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
