@@ -34,13 +34,14 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 from hftune.configuration.arguments import HFTuneArguments
 from hftune.configuration.resolve import parse
 from hftune.tasks.aurora.arguments_aurora import AuroraModelArguments
-from hftune.tasks.aurora.prepare_aurora import model_step_hours, prepare_aurora
+from hftune.tasks.aurora.prepare_aurora import base_config, prepare_aurora
 from hftune.tasks.weather.arguments_weather import WeatherDataArguments
 from hftune.tasks.weather.evaluation_weather import ForecastEvaluator
 from hftune.tasks.weather.losses import weights_table
 from hftune.tasks.weather.prepare_weather import prepare_weather_data
 from hftune.tasks.weather.report_weather import write_weather_report
 from hftune.tasks.weather.samples import collate
+from hftune.tasks.weather.scores_render import render_scores
 from hftune.tracking.run_record import RunRecord
 from hftune.training.trainer import HFTuneTrainer
 from hftune.utils.errors import HftuneError
@@ -74,9 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds={"seed": args.seed, "data_seed": args.data_seed},
     ) as record:
         # 1. Data: opened, audited, split
-        step_hours = model_step_hours(model_args, data_args.lead_hours)
+        base = base_config(model_args, data_args.lead_hours)
         with record.timed("data"):
-            data = prepare_weather_data(data_args, step_hours=step_hours, output_dir=output_dir)
+            data = prepare_weather_data(
+                data_args,
+                step_hours=data_args.lead_hours[0] if base is None else base.timestep_hours,
+                output_dir=output_dir,
+                reference=base,
+            )
         record.update(data=data.describe())
 
         # 2. Model; a new one begins with weights of the seed
@@ -86,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             data.fields,
             data.statistics,
             history=data_args.history,
-            step_hours=step_hours,
+            base=base,
         )
         say(weights_table(model.config.channels, model.config.channel_weights()))
 
@@ -110,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         test = evaluator(data.test)
         untuned = None
-        if model_args.model_name_or_path is not None:
+        if base is not None:
             with record.timed("untuned"):
                 untuned = _scored("Scoring the untuned model", test, trainer.model)
         with record.timed("training"):
@@ -135,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 log_history=trainer.state.log_history,
                 title="Aurora",
             )
+            say(render_scores(results))
             say(f"Scores: {output_dir / 'scores.json'}\nReport: {report}")
         trainer.end()
 

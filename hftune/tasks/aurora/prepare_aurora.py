@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from .arguments_aurora import AuroraModelArguments
 from .configuration_aurora import AuroraConfig, build_config_from_fields
 from .convert_aurora import is_aurora_checkpoint, load_aurora_checkpoint
 from .modeling_aurora import AuroraForForecasting
-from .variants_aurora import variant_arguments
 
-__all__ = ["model_step_hours", "prepare_aurora"]
+__all__ = ["base_config", "prepare_aurora"]
 
 
 def _is_official(arguments: AuroraModelArguments) -> bool:
@@ -24,38 +24,38 @@ def _is_official(arguments: AuroraModelArguments) -> bool:
     return path is not None and is_aurora_checkpoint(path)
 
 
-def model_step_hours(arguments: AuroraModelArguments, lead_hours: list[int]) -> float:
-    """Returns the model's step in hours: its own, or the first lead time for a new model.
+def base_config(arguments: AuroraModelArguments, lead_hours: Sequence[int]) -> AuroraConfig | None:
+    """Returns the configuration of the model that is to be fine-tuned; None for a new one.
+
+    Args:
+        arguments (AuroraModelArguments): The ``model:`` section.
+        lead_hours (sequence of int): Lead times, hours: multiples of the model's step.
 
     Raises:
-        ConfigurationError: If a lead time is no multiple of it.
+        ConfigurationError: If they are not, or ``variant`` is another than the saved model's.
+        CheckpointError: If there is no such model.
     """
-    if arguments.model_name_or_path is None:
-        return lead_hours[0]
-    if _is_official(arguments):
-        step = variant_arguments(arguments.variant or "pretrained")["timestep_hours"]
-    else:
-        step = _saved_config(arguments).timestep_hours
-    wrong = [lead for lead in lead_hours if lead % step]
-    if wrong:
-        raise ConfigurationError(
-            f"lead_hours {wrong} are no multiples of {step:g}, the step in hours of "
-            f"{arguments.model_name_or_path}."
-        )
-    return step
-
-
-def _saved_config(arguments: AuroraModelArguments) -> AuroraConfig:
     path = arguments.model_name_or_path
-    if os.path.exists(path) and not os.path.isdir(path):
+    if path is None:
+        return None
+    if _is_official(arguments):
+        config = AuroraConfig(arguments.variant or "pretrained")
+    elif os.path.exists(path) and not os.path.isdir(path):
         raise CheckpointError(
             f"{path} is neither an official checkpoint (*.ckpt) nor a folder of a saved model."
         )
-    config = AuroraConfig.from_pretrained(path)
-    if config.variant and arguments.variant not in (None, config.variant):
+    else:
+        config = AuroraConfig.from_pretrained(path)
+        if arguments.variant not in (None, config.variant):
+            raise ConfigurationError(
+                f"--variant {arguments.variant} and {path} disagree, which is a "
+                f"{config.variant!r}: leave --variant out."
+            )
+    wrong = [lead for lead in lead_hours if lead % config.timestep_hours]
+    if wrong:
         raise ConfigurationError(
-            f"--variant {arguments.variant} and {path} disagree, which is a {config.variant!r}: "
-            "leave --variant out."
+            f"lead_hours {wrong} are no multiples of {config.timestep_hours:g}, the step in hours "
+            f"of {path}."
         )
     return config
 
@@ -81,28 +81,27 @@ def prepare_aurora(
     statistics: FieldStatistics,
     *,
     history: int,
-    step_hours: float,
+    base: AuroraConfig | None,
 ) -> AuroraForForecasting:
     """Builds or loads the model of a run, with the data's static fields in it.
 
     Args:
         arguments (AuroraModelArguments): The ``model:`` section.
         fields (WeatherFields): The data; a loaded model must know its channels.
-        statistics (FieldStatistics): Of the training times.
+        statistics (FieldStatistics): Of the training times, differences over one model step.
         history (int): Past states that the model sees.
-        step_hours (float): The model's step, see :func:`model_step_hours`.
+        base (AuroraConfig or None): What :func:`base_config` gave.
 
     Raises:
         ConfigurationError: If the data and the model do not fit together.
         CheckpointError: If the weights are of another architecture.
     """
     settings = _settings(arguments)
-    if arguments.model_name_or_path is None:
+    if base is None:
         heads = [arguments.num_heads * 2**stage for stage in range(len(arguments.depths))]
         config = build_config_from_fields(
             fields.layout,
             statistics,
-            timestep_hours=step_hours,
             history=history,
             patch_size=arguments.patch_size or "auto",
             residual_prediction=arguments.residual_prediction,
@@ -121,13 +120,13 @@ def prepare_aurora(
         config = build_config_from_fields(
             fields.layout,
             statistics,
-            variant=arguments.variant or "pretrained",
+            variant=base.variant,
             history=history,
             **settings,
         )
         model = load_aurora_checkpoint(arguments.model_name_or_path, config=config)
     else:
-        config = _saved_config(arguments)
+        config = base
         _check_layout(arguments.model_name_or_path, config, fields, history)
         del settings["stabilise_level_agg"]  # part of the architecture that was saved
         for name, value in settings.items():

@@ -119,9 +119,9 @@ def channel_weights(
     """Returns the weight of each channel in the loss.
 
     With a preset, variable ``k`` has the weight ``scale * share * w_k / V`` for ``V`` variables in
-    all, divided evenly (or by pressure) over its levels: the formula of Aurora's paper; by channel,
-    ``w_k / C``. With a mapping, ``w_k`` is what it says for the channel (``z_500``) or else the variable (``z``), or
-    else 1, and shares and scale are 1.
+    all, divided evenly (or by pressure) over its levels: the formula of Aurora's paper; by channel
+    it is ``w_k / C``. With a mapping, ``w_k`` is what it says for the channel (``z_500``) or else
+    the variable (``z``), or else 1, and shares and scale are 1.
 
     Args:
         channels (sequence of str): The ``C`` channels.

@@ -37,7 +37,8 @@ class WeatherData:
 
     Attributes:
         fields (WeatherFields): All fields of the run.
-        audit (Audit or None): What the audit found; None if it was turned off.
+        audit (Audit or None): What the audit found; None if it was turned off, and in all processes
+            but the first.
         statistics (FieldStatistics): Of the training times, differences over one model step.
         climatology (Climatology): Of the training times.
         train (datasets.Dataset): Samples with the first step as their target.
@@ -95,16 +96,19 @@ def _open(arguments: WeatherDataArguments) -> WeatherFields:
 
 
 def _audited(
-    fields: WeatherFields, arguments: WeatherDataArguments, step_hours: float, folder: Path
+    fields: WeatherFields,
+    arguments: WeatherDataArguments,
+    step_hours: float,
+    reference: Any,
+    folder: Path,
 ) -> Audit | None:
-    if arguments.audit == "off":
-        return None
+    if arguments.audit == "off" or not is_main_process():
+        return None  # an error in the first process ends the others too: the launcher sees to it
     from .audit import audit_fields
 
-    audit = audit_fields(fields, step_hours=step_hours)
-    if is_main_process():
-        console().print(audit.render())
-        write_json(folder / "audit.json", audit.as_dict())
+    audit = audit_fields(fields, reference=reference, step_hours=step_hours)
+    console().print(audit.render())
+    write_json(folder / "audit.json", audit.as_dict())
     if arguments.audit == "strict":
         audit.raise_on_errors()
     return audit
@@ -123,7 +127,11 @@ def _samples(
 
 
 def prepare_weather_data(
-    arguments: WeatherDataArguments, *, step_hours: float, output_dir: str | Path
+    arguments: WeatherDataArguments,
+    *,
+    step_hours: float,
+    output_dir: str | Path,
+    reference: Any = None,
 ) -> WeatherData:
     """Opens, audits and splits the data of a run; every process of it calls this.
 
@@ -131,13 +139,15 @@ def prepare_weather_data(
         arguments (WeatherDataArguments): The ``data:`` section.
         step_hours (float): The model's step, hours.
         output_dir (path): Where ``audit.json`` is written.
+        reference (*optional*): What the data are compared with: ``channels``, ``mean`` and ``std``
+            of the model that is fine-tuned.
 
     Raises:
         DataError: If the data cannot be read, the audit found errors (``audit`` is ``strict``), or
             a split has no sample.
     """
     fields = _open(arguments)
-    audit = _audited(fields, arguments, step_hours, Path(output_dir))
+    audit = _audited(fields, arguments, step_hours, reference, Path(output_dir))
     samples, rows = {}, {}
     for name, share in _DEFAULT_SPLITS.items():
         dates = getattr(arguments, f"{name}_dates") or share

@@ -46,7 +46,8 @@ def show(findings=(), width=80, **channels):
 
 def test_the_whole():
     shown = show([Finding("warning", "outlier", "2t", "Odd.", 1, (47.5, 355.0), "1987-06-12")],
-                 **{"2t": entry(), "q": entry(units="kg kg-1", minimum=None, mean=-1e-9, std=2e-4, maximum=0.002)})  # fmt: skip
+                 **{"2t": entry(), "q": entry(units="kg kg-1", minimum=None, mean=-1e-9, std=2e-4,
+                                              maximum=0.002)})  # fmt: skip
     assert [line.rstrip() for line in shown.splitlines()] == [
         "Audit of a.nc",
         "2 times",

@@ -87,7 +87,8 @@ def test_a_report_is_written_from_the_files_of_a_run(tmp_path, whole):
                 write_json(path, {"log_history": history})
             entry = {
                 "units": "K", "minimum": 1.0, "mean": 2.0, "maximum": 3.0, "std": 1.0, "missing": 0,
-                "reference_z": -0.5, "histogram": {"counts": [1, 2]}, "years": {}, "series": {"mean": [1, None]},
+                "reference_z": -0.5, "histogram": {"counts": [1, 2]}, "years": {},
+                "series": {"mean": [1, None]},
             }  # fmt: skip
             finding = {
                 "severity": "warning", "channel": None, "message": "<i>odd</i>", "place": "45 N"
