@@ -51,7 +51,7 @@ def render_scores(scores: Mapping[str, Any]) -> RenderableType:
             Text("-") if ratio is None else Text(f"{ratio:.3f}", style="" if ratio < 1 else "red")
             for ratio in entry["rmse_to_persistence"]
         ]
-        table.add_row(channel, *(f"{v[0]:.4g}" for v in values), *ratios)
+        table.add_row(channel, *(f"{v[0]:.3g}" for v in values), *ratios)
     table.add_section()
     means = [f"{ratio:.4f}" for ratio in summary["rmse_to_persistence"]]
     table.add_row("mean", "", *("" for _ in rivals), *means, style="bold")
