@@ -278,6 +278,14 @@ class DurableRuns:
         loss = self.loss_window.mean(self.state.global_step)
         return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
 
+    def end(self) -> None:
+        """Closes trackers and leaves the process group; the last call of a run.
+
+        A process that ends without it may be aborted after its work is done.
+        """
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     # Weights that are averaged
 
     def _adopt_average(self) -> None:

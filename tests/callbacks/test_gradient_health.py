@@ -88,7 +88,6 @@ SETTINGS = dict(
     weight_decay=0.1,
     optim="adamw_torch",
     lr_scheduler_type="constant",
-    train_sampling_strategy="sequential",
     max_grad_norm=0.5,
 )
 
@@ -100,7 +99,11 @@ def make(kind, folder, factors, callback, **settings):
         trainer_class, args = transformers.Trainer, transformers.TrainingArguments(**settings)
     else:
         trainer_class, args = HFTuneTrainer, HFTuneArguments(**settings)
-    return trainer_class(Model(), args, train_dataset=Rows(factors), callbacks=[callback])
+    trainer = trainer_class(Model(), args, train_dataset=Rows(factors), callbacks=[callback])
+    trainer._get_train_sampler = lambda data=None: torch.utils.data.SequentialSampler(
+        trainer.train_dataset
+    )
+    return trainer
 
 
 @pytest.fixture(params=["plain", "hftune"])
@@ -342,7 +345,7 @@ def test_two_processes_see_the_reduced_gradient(kind, tmp_path):
         trainer = make(kind, tmp_path, [1, 1, 1, math.nan, 1, 1], callback)
         trainer.train()
         (tmp_path / f"{rank}.json").write_text(json.dumps(callback.as_dict()))
-        trainer.end()
+        trainer.accelerator.end_training()
 
     assert run_together(work) == [0, 0]
     reports = [(tmp_path / f"{rank}.json").read_text() for rank in range(2)]
