@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import shutil
 import socket
@@ -15,7 +14,6 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.progress import HftuneProgressCallback
@@ -33,12 +31,12 @@ from .checkpoints import (
     unseal_checkpoint,
     verify_checkpoint,
 )
-from .interrupt import StopRequest, TrainingInterrupted, ignore_stop_signals
+from .conductor import AVERAGE_FILE, Conductor, shield_workers
+from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
 
 __all__ = ["DurableRuns"]
 
-_AVERAGE = "ema.safetensors"
 _RUN_SETTINGS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -101,7 +99,7 @@ class DurableRuns:
         self._stop_request = StopRequest()
         self._resumed_from: Path | None = None
         self._last_saved: Path | None = None
-        self.add_callback(_Conductor(self))
+        self.add_callback(Conductor(self))
         if self.args.ema_decay and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ConfigurationError(
                 "ema_decay: the moving average needs whole weights in each process, which FSDP and "
@@ -268,7 +266,7 @@ class DurableRuns:
         self._relocate_best()
         if self.args.ema_decay:
             self.average = WeightAverage(self.model, self.args.ema_decay)
-            self.average.load(checkpoint / _AVERAGE)
+            self.average.load(checkpoint / AVERAGE_FILE)
         for callback in self._stateful_callbacks():
             callback.load_state(checkpoint)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -302,9 +300,9 @@ class DurableRuns:
             )
             return
         super()._load_best_model()
-        if (best / _AVERAGE).is_file():
+        if (best / AVERAGE_FILE).is_file():
             average = self.average or WeightAverage(self.model, self.args.ema_decay)
-            average.load(best / _AVERAGE)
+            average.load(best / AVERAGE_FILE)
             average.swap()
         self.average = None
 
@@ -352,7 +350,7 @@ class DurableRuns:
         write_json(folder / self._window_file(), self.loss_window.state_dict())
         if self.args.should_save:
             if self.average is not None:
-                self.average.save(folder / _AVERAGE)
+                self.average.save(folder / AVERAGE_FILE)
             for callback in self._stateful_callbacks():
                 callback.save_state(folder)
         self.accelerator.wait_for_everyone()
@@ -426,86 +424,8 @@ class DurableRuns:
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
         if self.args.dataloader_num_workers > 0:
-            _shield_workers(loader)
+            shield_workers(loader)
         return loader
-
-
-class _Conductor(TrainerCallback):
-    """The trainer's own part in the events of a run."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        trainer, checkpoint = self.trainer, self.trainer._resumed_from
-        trainer.loss_window = LossWindow()
-        trainer._named_parameters = None
-        trainer.average = None
-        for callback in trainer._stateful_callbacks():
-            callback.saved_by_trainer = True
-        if args.ema_decay:
-            trainer.average = WeightAverage(trainer.model, args.ema_decay)
-        if checkpoint is None:
-            return
-        trainer._relocate_best()
-        trainer._load_window(checkpoint)
-        if trainer.average is not None:
-            trainer.average.load(checkpoint / _AVERAGE)
-        for callback in trainer._stateful_callbacks():
-            callback.load_state(checkpoint)
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        # What the Trainer's own set_epoch misses: samplers and data sets behind the batch samplers
-        # that sharding and skipping put around them.
-        epoch = math.floor((state.epoch or 0) + 1e-6)
-        for part in _parts(train_dataloader):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        trainer = self.trainer
-        if trainer.average is not None:
-            trainer.average.update(state.global_step)
-        if trainer._stop_request.requested():
-            control.should_training_stop = True
-            # At the end of an epoch what belongs to that comes first.
-            if state.epoch != int(state.epoch):
-                control.should_save = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.trainer._stop_request.signal_name is None:
-            return
-        if state.epoch == int(state.epoch):
-            control.should_save = True
-        else:  # the epoch was broken off, it did not end
-            control.should_evaluate = control.should_save = control.should_log = False
-
-
-def _parts(loader: Any) -> list[Any]:
-    """A loader's data set and samplers, down to the innermost; not the loader itself."""
-    found: list[Any] = [getattr(loader, "dataset", None)]
-    for outer in (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
-        while outer is not None and outer not in found:
-            found.append(outer)
-            outer = getattr(outer, "batch_sampler", None) or getattr(outer, "sampler", None)
-    return [part for part in found if part is not None]
-
-
-class _ShieldedInit:
-    """A worker's own initialisation, then deafness to the signals that are meant for the run."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __call__(self, worker: int) -> None:
-        if self.inner is not None:
-            self.inner(worker)
-        ignore_stop_signals()
-
-
-def _shield_workers(loader: Any) -> None:
-    loader = getattr(loader, "base_dataloader", loader)
-    loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
 
 
 def _is_disk_error(error: Exception, folder: Path) -> bool:

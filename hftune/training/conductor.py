@@ -1,0 +1,96 @@
+"""The trainer's own part in the events of a run: averages, epochs of samplers, signals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformers import TrainerCallback
+
+from .averaging import WeightAverage
+from .interrupt import ignore_stop_signals
+from .loss_window import LossWindow
+
+__all__ = ["AVERAGE_FILE", "Conductor", "shield_workers"]
+
+AVERAGE_FILE = "ema.safetensors"
+"""The moving average of the weights, in a checkpoint."""
+
+
+class Conductor(TrainerCallback):
+    """Takes part in the events of a run for a :class:`~hftune.training.durable.DurableRuns`."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer, checkpoint = self.trainer, self.trainer._resumed_from
+        trainer.loss_window = LossWindow()
+        trainer._named_parameters = None
+        trainer.average = None
+        for callback in trainer._stateful_callbacks():
+            callback.saved_by_trainer = True
+        if args.ema_decay:
+            trainer.average = WeightAverage(trainer.model, args.ema_decay)
+        if checkpoint is None:
+            return
+        trainer._relocate_best()
+        trainer._load_window(checkpoint)
+        if trainer.average is not None:
+            trainer.average.load(checkpoint / AVERAGE_FILE)
+        for callback in trainer._stateful_callbacks():
+            callback.load_state(checkpoint)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # What the Trainer's own set_epoch misses: samplers and data sets behind the batch samplers
+        # that sharding and skipping put around them.
+        epoch = math.floor((state.epoch or 0) + 1e-6)
+        for part in _parts(train_dataloader):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        if trainer.average is not None:
+            trainer.average.update(state.global_step)
+        if trainer._stop_request.requested():
+            control.should_training_stop = True
+            # At the end of an epoch what belongs to that comes first.
+            if state.epoch != int(state.epoch):
+                control.should_save = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.trainer._stop_request.signal_name is None:
+            return
+        if state.epoch == int(state.epoch):
+            control.should_save = True
+        else:  # the epoch was broken off, it did not end
+            control.should_evaluate = control.should_save = control.should_log = False
+
+
+def _parts(loader: Any) -> list[Any]:
+    """A loader's data set and samplers, down to the innermost; not the loader itself."""
+    found: list[Any] = [getattr(loader, "dataset", None)]
+    for outer in (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        while outer is not None and outer not in found:
+            found.append(outer)
+            outer = getattr(outer, "batch_sampler", None) or getattr(outer, "sampler", None)
+    return [part for part in found if part is not None]
+
+
+class _ShieldedInit:
+    """A worker's own initialisation, then deafness to the signals that are meant for the run."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, worker: int) -> None:
+        if self.inner is not None:
+            self.inner(worker)
+        ignore_stop_signals()
+
+
+def shield_workers(loader: Any) -> None:
+    """Keeps signals to the whole process group from a prepared loader's workers."""
+    loader = getattr(loader, "base_dataloader", loader)
+    loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
