@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import logging
 import math
 import statistics
@@ -126,6 +127,7 @@ class GradientHealthCallback(StatefulCallback):
         self.events: list[dict[str, Any]] = []
         self._history: collections.deque[float] = collections.deque(maxlen=window)
         self._skipped_in_a_row = 0
+        self._step = 0  # the last one that was judged
         self._series: dict[str, list] = {"step": [], "norm": [], "norm_max": []}
         self._module_series: dict[str, list[float]] = {}
         self._window = {"steps": 0, "finite": 0, "norm": 0.0, "norm_max": 0.0}
@@ -223,7 +225,7 @@ class GradientHealthCallback(StatefulCallback):
         if not self._measured:
             return
         self._measured = False
-        step = state.global_step + 1
+        step = self._step = state.global_step + 1
         kind, median = self._judge()
         if kind is not None:
             self.counts[kind] += 1
@@ -333,18 +335,10 @@ class GradientHealthCallback(StatefulCallback):
 
     def log_values(self, step: int) -> dict[str, float]:
         """Closes the logging window at ``step`` and returns what goes into the logs."""
-        window, finite = self._window, self._window["finite"]
-        if window["steps"] == 0:
+        if self._window["steps"] == 0:
             return {}
-        values = {"grad_norm_max": window["norm_max"] if finite else math.nan}
-        self._series["step"].append(step)
-        self._series["norm"].append(window["norm"] / finite if finite else math.nan)
-        self._series["norm_max"].append(values["grad_norm_max"])
-        for group in self._window_modules.keys() | self._module_series.keys():
-            series = self._module_series.setdefault(group, [])
-            series += [math.nan] * (len(self._series["step"]) - 1 - len(series))
-            total = self._window_modules.get(group)
-            series.append(math.nan if total is None or not finite else total / finite)
+        self._add_window(self._series, self._module_series, step)
+        values = {"grad_norm_max": self._series["norm_max"][-1]}
         self._window = {"steps": 0, "finite": 0, "norm": 0.0, "norm_max": 0.0}
         self._window_modules = {}
         for kind, name in (
@@ -357,16 +351,33 @@ class GradientHealthCallback(StatefulCallback):
                 values[name] = self.counts[kind]
         return values
 
+    def _add_window(self, series: dict, modules: dict[str, list[float]], step: int) -> None:
+        window, finite = self._window, self._window["finite"]
+        series["step"].append(step)
+        series["norm"].append(window["norm"] / finite if finite else math.nan)
+        series["norm_max"].append(window["norm_max"] if finite else math.nan)
+        for group in self._window_modules.keys() | modules.keys():
+            values = modules.setdefault(group, [])
+            values += [math.nan] * (len(series["step"]) - 1 - len(values))
+            total = self._window_modules.get(group)
+            values.append(math.nan if total is None or not finite else total / finite)
+
     def as_dict(self) -> dict[str, Any]:
-        """Returns what ``gradient_health.json`` holds."""
+        """Returns what ``gradient_health.json`` holds; the open window is its last point."""
+        series, modules = copy.deepcopy((self._series, self._module_series))
+        if self._window["steps"]:
+            self._add_window(series, modules, self._step)
+        return self._as_dict(series, modules)
+
+    def _as_dict(self, series: dict, modules: dict[str, list[float]]) -> dict[str, Any]:
         return {
             "policies": self.policies,
             "spike_factor": self.spike_factor,
             "counts": self.counts,
-            "steps": self._series["step"],
-            "norm": self._series["norm"],
-            "norm_max": self._series["norm_max"],
-            "modules": dict(sorted(self._module_series.items())),
+            "steps": series["step"],
+            "norm": series["norm"],
+            "norm_max": series["norm_max"],
+            "modules": dict(sorted(modules.items())),
             "events": self.events,
         }
 
@@ -377,7 +388,8 @@ class GradientHealthCallback(StatefulCallback):
     def state_dict(self) -> dict[str, Any]:
         """Counts, events, series, and the open window."""
         return {
-            **self.as_dict(),
+            **self._as_dict(self._series, self._module_series),
+            "step": self._step,
             "history": list(self._history),
             "skipped_in_a_row": self._skipped_in_a_row,
             "window": self._window,
@@ -407,6 +419,7 @@ class GradientHealthCallback(StatefulCallback):
         self._module_series = {name: numbers(v) for name, v in state["modules"].items()}
         self._history.clear()
         self._history.extend(state["history"])
+        self._step = state["step"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
         self._window = dict(state["window"])
         self._window_modules = dict(state["window_modules"])
