@@ -94,13 +94,12 @@ def main(argv: list[str]) -> int:
         levels=arguments.levels,
         static_data=arguments.static_data,
         cache_dir=arguments.cache_dir,
+        times=arguments.dates,
     )
     reference = None
     if arguments.model:
         reference = _reference(arguments.model, fields.layout.channels)
-    audit = audit_fields(
-        fields, reference=reference, step_hours=arguments.step_hours, rows=arguments.dates
-    )
+    audit = audit_fields(fields, reference=reference, step_hours=arguments.step_hours)
     if arguments.json == "-":
         print(json.dumps(audit.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
