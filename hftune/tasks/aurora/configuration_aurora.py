@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedConfig
 
-from hftune.utils.errors import ConfigurationError, did_you_mean
+from hftune.utils.errors import CheckpointError, ConfigurationError, did_you_mean
 
 from ..weather.fields import FieldLayout, split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_weights
@@ -172,6 +173,34 @@ class AuroraConfig(PreTrainedConfig):
         if problems:
             raise ConfigurationError(problems)
         super().__init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads a saved configuration, as ``PreTrainedConfig`` does.
+
+        Raises:
+            CheckpointError: If there is none, or it is of another kind of model.
+        """
+        source = str(pretrained_model_name_or_path)
+        reason = "no config.json in it"
+        try:
+            found, rest = super().get_config_dict(source, **kwargs)
+        except OSError as error:
+            found, reason = {}, str(error).strip().partition("\n")[0]
+        if not found:
+            raise CheckpointError(
+                f"there is no saved model at {source}: {reason}. Give the folder that holds its "
+                "config.json (OUTPUT_DIR/model of a run), a Hub repository, an official .ckpt or "
+                "microsoft/aurora."
+            )
+        if found.get("model_type") != cls.model_type:
+            raise CheckpointError(
+                f"{source} holds a model of type {found.get('model_type')!r}; expected "
+                f"{cls.model_type!r}, as hftune saves it."
+            )
+        return found, rest
 
     @property
     def levels(self) -> list[float]:

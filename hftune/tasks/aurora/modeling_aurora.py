@@ -361,12 +361,7 @@ class AuroraForForecasting(PreTrainedModel):
             return load_aurora_checkpoint(pretrained_model_name_or_path, *args, **kwargs)
         source = str(pretrained_model_name_or_path)
         if kwargs.get("config") is None:
-            found, _ = AuroraConfig.get_config_dict(source, **kwargs)
-            if found.get("model_type") != AuroraConfig.model_type:
-                raise CheckpointError(
-                    f"{source} holds a model of type {found.get('model_type')!r}; expected "
-                    f"{AuroraConfig.model_type!r}, as hftune saves it."
-                )
+            AuroraConfig.get_config_dict(source, **kwargs)  # says what is wrong, before all else
         kwargs.setdefault("dtype", torch.float32)
         wants_information = kwargs.pop("output_loading_info", False)
         try:

@@ -170,3 +170,10 @@ def test_the_trainer_switches_checkpointing_and_evaluates(tmp_path, make_model, 
 def test_first_message_is_of_the_data_not_of_torch(make_model):
     with pytest.raises(DataError, match="fields have the shape"):
         make_model()(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no saved model at .*missing.*OUTPUT_DIR/model"):
+        AuroraForForecasting.from_pretrained(tmp_path / "missing")
+    with pytest.raises(CheckpointError, match=r"no saved model at .*OUTPUT_DIR/model"):
+        AuroraConfig.from_pretrained(tmp_path)
