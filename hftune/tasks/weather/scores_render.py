@@ -44,7 +44,7 @@ def render_scores(scores: Mapping[str, Any]) -> RenderableType:
     for title in (f"{leads[0]} h", *(short.get(name, name) for name in rivals)):
         table.add_column(title, justify="right")
     for lead in leads:
-        table.add_column(f"ratio {lead} h", justify="right")
+        table.add_column(f"ratio {lead} h", justify="right", no_wrap=True)
     for channel, entry in entries.items():
         values = [entry["rmse"], *(entry[f"{name}_rmse"] for name in rivals)]
         ratios = [
