@@ -14,9 +14,13 @@ from processes import run_alone
 def test_programs(repository, tmp_path):
     text = (repository / "docs" / "training.md").read_text(encoding="utf-8")
     small, plain = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert "num_train_epochs=16" in small and "eval_steps=400, save_steps=400" in small
-    small = small.replace("num_train_epochs=16", "num_train_epochs=0.2")
-    small = small.replace("eval_steps=400, save_steps=400", "eval_steps=20, save_steps=20")
+    for setting, shorter in (
+        ("num_train_epochs=16", "num_train_epochs=0.2"),
+        ("eval_steps=400", "eval_steps=20"),
+        ("save_steps=400", "save_steps=20"),
+    ):
+        assert setting in small
+        small = small.replace(setting, shorter)
     (tmp_path / "small.py").write_text(small)
     (tmp_path / "plain.py").write_text(plain)
 
