@@ -17,7 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..utils.errors import RESUMABLE_EXIT_CODE
 from ..utils.files import read_json, write_json
+from ..utils.secrets import is_secret_name
 
 __all__ = ["RunRecord", "git_state", "hardware", "library_versions", "without_secrets"]
 
@@ -25,9 +27,7 @@ _LIBRARIES = (
     "hftune", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy",
     "microsoft-aurora", "xarray", "zarr", "netCDF4", "h5py", "peft", "timm", "tokenizers",
 )  # fmt: skip
-_SECRET = re.compile(r"(?:^|_)(?:token|password|passwd|secret|api_?key)$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
-_RESUMABLE_EXIT = 75  # how a run ends that saved itself on SIGTERM
 
 
 def library_versions() -> dict[str, str]:
@@ -92,7 +92,7 @@ def without_secrets(value: Any) -> Any:
                 continue
             if isinstance(item, str) and item.startswith("-"):
                 option, equals, _ = item.partition("=")
-                if _SECRET.search(option.lstrip("-").replace("-", "_")):
+                if is_secret_name(option.lstrip("-").replace("-", "_")):
                     items.append(f"{option}=***" if equals else option)
                     hide = not equals
                     continue
@@ -104,7 +104,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _without_secret(key: str, value: Any) -> Any:
-    if not _SECRET.search(key):
+    if not is_secret_name(key):
         return without_secrets(value)
     if isinstance(value, Mapping) and "value" in value:
         return {**value, "value": None}
@@ -261,7 +261,7 @@ class RunRecord:
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self.finish()
         elif isinstance(error, KeyboardInterrupt) or (
-            isinstance(error, SystemExit) and error.code == _RESUMABLE_EXIT
+            isinstance(error, SystemExit) and error.code == RESUMABLE_EXIT_CODE
         ):
             self.finish("interrupted")
         else:

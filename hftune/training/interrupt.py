@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import torch
 import torch.distributed
 
-__all__ = ["RESUMABLE_EXIT_CODE", "StopRequest", "TrainingInterrupted"]
+from ..utils.errors import RESUMABLE_EXIT_CODE
 
-RESUMABLE_EXIT_CODE = 75
-"""Exit status of a run that a signal stopped after a checkpoint (``EX_TEMPFAIL``: try again)."""
+__all__ = ["RESUMABLE_EXIT_CODE", "StopRequest", "TrainingInterrupted"]
 
 
 class TrainingInterrupted(SystemExit):

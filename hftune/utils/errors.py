@@ -5,7 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["CheckpointError", "ConfigurationError", "DataError", "HftuneError", "did_you_mean"]
+__all__ = [
+    "RESUMABLE_EXIT_CODE",
+    "CheckpointError",
+    "ConfigurationError",
+    "DataError",
+    "HftuneError",
+    "did_you_mean",
+]
+
+RESUMABLE_EXIT_CODE = 75
+"""Exit status of a run that a signal stopped after a checkpoint (``EX_TEMPFAIL``: try again)."""
 
 
 class HftuneError(Exception):

@@ -15,6 +15,7 @@ from typing import IO, Any
 from .errors import ConfigurationError
 
 __all__ = [
+    "atomic_path",
     "atomic_write",
     "checked_name",
     "file_hash",
@@ -36,11 +37,41 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside ``path`` that replaces it once written and synced.
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives the path of a temporary file beside ``path`` that replaces it once written and synced.
 
-    A reader sees the old file or the new one, never a part; after an exception the old one stays
-    and the temporary file is removed. Missing parent folders are made.
+    For libraries that open files by themselves. A reader sees the old file or the new one, never a
+    part; after an exception the old one stays and the temporary file is removed. Missing parent
+    folders are made.
+
+    Args:
+        path (path): The file to replace.
+
+    Yields:
+        Path of an empty file, to be written and closed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only the owner reads; give the ones a plain open would.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a temporary file that replaces ``path``, as :func:`atomic_path` does.
 
     Args:
         path (path): The file to replace.
@@ -49,27 +80,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Yields:
         The open file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
-    try:
-        encoding = None if "b" in mode else "utf-8"
-        with os.fdopen(descriptor, mode, encoding=encoding) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files that only the owner reads; give the ones a plain open would.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    encoding = None if "b" in mode else "utf-8"
+    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as stream:
+        yield stream
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -6,11 +6,10 @@ The file has the layout of WeatherBench 2: ``time`` is when a forecast was made 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from ... import __version__
 from ...utils.errors import DataError, did_you_mean
-from ...utils.files import free_bytes, human_bytes, sync_folder
+from ...utils.files import atomic_path, free_bytes, human_bytes
 from .dates import describe_times, format_time, select_rows
 from .fields import FieldLayout, WeatherFields, split_channel
 from .grid import Grid, describe_grid, match_points
@@ -179,7 +178,7 @@ def write_forecasts(
             f"{human_bytes(free)}: ask for fewer dates or lead times, or another disk."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(path) as temporary, netCDF4.Dataset(temporary, "w") as file:
+    with atomic_path(path) as temporary, netCDF4.Dataset(temporary, "w") as file:
         variables = _define(file, layout, inputs.times, lead_hours, source)
         for start in range(0, len(inputs.times), batch_size):
             part = slice(start, min(start + batch_size, len(inputs.times)))
@@ -195,21 +194,6 @@ def write_forecasts(
                     variable[part, :, level] = forecast[:, :, index]
             if progress is not None:
                 progress(part.stop)
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path for a library that writes by path; it replaces ``path`` at the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _define(

@@ -21,13 +21,13 @@ import datetime
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...utils.errors import ConfigurationError
+from ...utils.files import atomic_path
 from ...utils.home import hftune_home
 from .fields import FieldLayout, WeatherFields, channel_name, split_channel
 from .simulation_dynamics import (
@@ -265,22 +265,13 @@ def write_simulation(
     """
     simulation = simulation or Simulation(**settings)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     waves = integrate(Planet(), simulation.times, simulation.seed)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
-    os.close(descriptor)
-    try:
+    with atomic_path(path) as temporary:
         _write_netcdf(temporary, simulation, waves)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 
-def _write_netcdf(path: str, simulation: Simulation, waves: np.ndarray) -> None:
+def _write_netcdf(path: Path, simulation: Simulation, waves: np.ndarray) -> None:
     import netCDF4
 
     layout, times = simulation.layout, simulation.times
