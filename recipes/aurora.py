@@ -148,14 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _scored(what: str, evaluator: ForecastEvaluator, model):
     with progress(len(evaluator.samples), what, "samples") as bar:
-        done = 0
-
-        def update(count: int) -> None:
-            nonlocal done
-            bar.update(count - done)
-            done = count
-
-        return evaluator.evaluate(model, update)
+        return evaluator.evaluate(model, lambda done: bar.update(done - bar.done))
 
 
 if __name__ == "__main__":

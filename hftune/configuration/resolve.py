@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import ConfigurationError
+from ..utils.secrets import is_secret_name
 from ..utils.terminal import is_main_process
 from .convert import convert, readable, to_json
 from .help import help_text
@@ -55,7 +55,7 @@ class Setting:
     @property
     def secret(self) -> bool:
         """Whether the value must never be printed or saved."""
-        return re.search(r"(^|_)(token|password|secret|api_key)$", self.name) is not None
+        return is_secret_name(self.name)
 
     @property
     def text(self) -> str:

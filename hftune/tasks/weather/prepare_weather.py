@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,18 +115,6 @@ def _audited(
     return audit
 
 
-def _samples(
-    fields: WeatherFields,
-    history: int,
-    step_hours: float,
-    lead_hours: Sequence[float],
-    dates: str | None,
-) -> datasets.Dataset:
-    return make_samples(
-        fields, history=history, step_hours=step_hours, lead_hours=lead_hours, rows=dates
-    )
-
-
 def prepare_weather_data(
     arguments: WeatherDataArguments,
     *,
@@ -148,12 +137,13 @@ def prepare_weather_data(
     """
     fields = _open(arguments)
     audit = _audited(fields, arguments, step_hours, reference, Path(output_dir))
+    cut = functools.partial(make_samples, fields, history=arguments.history, step_hours=step_hours)
     samples, rows = {}, {}
     for name, share in _DEFAULT_SPLITS.items():
         dates = getattr(arguments, f"{name}_dates") or share
         leads = [step_hours] if name == "train" else arguments.lead_hours
         try:
-            samples[name] = _samples(fields, arguments.history, step_hours, leads, dates)
+            samples[name] = cut(lead_hours=leads, rows=dates)
         except DataError:
             if dates != share or name == "train":
                 raise
@@ -163,7 +153,7 @@ def prepare_weather_data(
                 style="yellow",
             )
             dates = None
-            samples[name] = _samples(fields, arguments.history, step_hours, leads, dates)
+            samples[name] = cut(lead_hours=leads, rows=dates)
         rows[name] = select_rows(fields.times, dates)
     return WeatherData(
         fields=fields,
