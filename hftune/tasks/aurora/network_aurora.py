@@ -132,9 +132,9 @@ def build_network(config: AuroraConfig) -> Any:
     Weights that the data cannot reach (of variables they do not hold) do not require gradients.
     With ``residual_prediction`` the output layers are zero, so that the first forecast is the last
     state. The linear layers of a custom network begin with a standard deviation of
-    ``1 / sqrt(inputs)`` (LeCun et al. 1998, Efficient BackProp, equation 16). The package's 0.02
-    fits its widths of 512 and more: in a narrow network it lets so little through that the level
-    aggregation begins as a plain mean over the levels, and often stays one.
+    ``1 / sqrt(inputs)`` (LeCun et al. 1998, Efficient BackProp, equation 16). The package's 0.02 is
+    for widths of 512 and more: a narrow network then passes hardly anything on, begins with a plain
+    mean over the levels in place of their aggregation, and learns more slowly.
 
     Args:
         config (AuroraConfig): The configuration.
