@@ -122,7 +122,7 @@ cache._BLOCK_BYTES = 32
 
 def read(start, stop):
     print(start, flush=True)
-    time.sleep(0.02)
+    time.sleep(600 if str(start) in sys.argv[2:] else 0.02)
     return np.full((stop - start, 1, 2, 4), start, "float32")
 
 opened = cache.build_cache(Path(sys.argv[1]), fields, read)
@@ -131,17 +131,19 @@ print("done", flush=True)
 """
 
 
-def start(folder):
+def start(folder, *stands_still_at):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, str(folder), *stands_still_at],
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_process_is_continued(tmp_path, kill):
-    process = start(tmp_path / "k")
-    while process.stdout.readline() != "10\n":
-        pass
+    process = start(tmp_path / "k", "10")
+    while (line := process.stdout.readline()) != "10\n":
+        assert line, "the process ended before row 10"
     process.send_signal(kill)
     process.wait()
     process.stdout.close()
