@@ -278,6 +278,8 @@ def to_json(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, torch tensors
+        return to_json(value.tolist())
     return str(value)
 
 

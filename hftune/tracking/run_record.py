@@ -1,123 +1,84 @@
-"""``run.json``: what was run, with what, on what, and how it ended. Imports no torch."""
+"""The files of a run: what was run, with what, on what, what it measured and how it ended.
+
+They are the truth of a run; the experiment store is an index of them.
+
+- ``run.json``: the record, replaced as a whole at each change;
+- ``metrics.jsonl``: one line a call of :meth:`RunRecord.log_metrics`, only ever appended to;
+- ``events.jsonl``: checkpoints, stages, warnings, the same way;
+- ``run.lock`` and ``heartbeat``: whether its process is alive.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import os
-import platform
-import re
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import RESUMABLE_EXIT_CODE
+from ..configuration.convert import to_json
+from ..utils.errors import RESUMABLE_EXIT_CODE, TrainingInterrupted
 from ..utils.files import read_json, write_json
-from ..utils.secrets import is_secret_name
+from ..utils.secrets import without_secrets
+from ..utils.terminal import console
+from . import exits
+from .environment import git_state, hardware, library_versions, process_identity
+from .json_lines import JsonLines, from_number
+from .liveness import Heartbeat
 
-__all__ = ["RunRecord", "git_state", "hardware", "library_versions", "without_secrets"]
+if TYPE_CHECKING:
+    from .background import Background
 
-_LIBRARIES = (
-    "hftune", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy",
-    "microsoft-aurora", "xarray", "zarr", "netCDF4", "h5py", "peft", "timm", "tokenizers",
-)  # fmt: skip
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+__all__ = ["STATES", "RunRecord", "clean_text"]
 
+STATES = ("created", "running", "completed", "failed", "killed", "preempted", "crashed")
+"""``created``: nothing was logged yet. ``killed``: by SIGINT, or SIGTERM before a checkpoint.
+``preempted``: stopped by SIGTERM after its checkpoint was saved. ``crashed``: its process is gone
+and never said how it ended."""
 
-def library_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries at hand, without importing them."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+_ALIVE = ("created", "running")
 
 
-def git_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns ``{"commit", "branch", "dirty"}`` of the repository around ``folder``, or None."""
+def clean_text(text: str) -> str:
+    """Returns text as every file and database takes it: NFC, no NUL, no halves of characters."""
+    text = unicodedata.normalize("NFC", str(text)).replace("\x00", "\ufffd")
+    return text.encode("utf-8", "replace").decode("utf-8")
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", os.fspath(folder), "--no-optional-locks", *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return answer.stdout.strip()
 
+def _plain(value: Any) -> Any:
+    """Anything, as JSON can hold it: what it has no word for becomes its text."""
     try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
-        return None
+        return _clean(to_json(without_secrets(value)))
+    except RecursionError:
+        return clean_text(f"{type(value).__name__} that contains itself")
 
 
-def hardware() -> dict[str, Any]:
-    """Returns host, system, processor, cores usable by this process and memory in bytes."""
-    import psutil
-
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows do not bind processes to cores
-        cores = os.cpu_count()
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": cores,
-        "memory_bytes": psutil.virtual_memory().total,
-    }
-
-
-def without_secrets(value: Any) -> Any:
-    """Returns a copy in which tokens, passwords and credentials in addresses are left out.
-
-    Values whose key ends in ``token``, ``password``, ``secret`` or ``api_key`` become None, in a
-    ``{"value": ..., "source": ...}`` as well; in a list the text after such an option becomes
-    ``***``.
-    """
-    if isinstance(value, Mapping):
-        return {key: _without_secret(str(key), item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items, hide = [], False
-        for item in value:
-            if hide:
-                items.append("***")
-                hide = False
-                continue
-            if isinstance(item, str) and item.startswith("-"):
-                option, equals, _ = item.partition("=")
-                if is_secret_name(option.lstrip("-").replace("-", "_")):
-                    items.append(f"{option}=***" if equals else option)
-                    hide = not equals
-                    continue
-            items.append(without_secrets(item))
-        return items
+def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _CREDENTIALS.sub("***", value)
-    return value
-
-
-def _without_secret(key: str, value: Any) -> Any:
-    if not is_secret_name(key):
-        return without_secrets(value)
-    if isinstance(value, Mapping) and "value" in value:
-        return {**value, "value": None}
-    return None
+        return clean_text(value)
+    if isinstance(value, dict):
+        return {clean_text(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 class RunRecord:
-    """The file ``run.json`` of a run, written again at every change; see :meth:`start`.
+    """The record of a run; see the module and :meth:`start`.
 
-    In a group of processes every one makes a record and the first writes it.
+    In a group of processes every one makes a record and the first writes it. Once a run has begun
+    no fault of its files ends it: the fault is reported once and what could not be written is
+    written with the next change.
 
     Attributes:
-        path (Path): The file.
+        path (Path): ``run.json``.
+        folder (Path): The run's folder.
         values (dict): What it holds: the state of the newest attempt, and in ``"attempts"`` every
             attempt (a run that is resumed, or started again in the same folder, has several).
 
@@ -126,14 +87,22 @@ class RunRecord:
         ...     with record.timed("audit"):
         ...         audit()
         ...     record.update(data={"fingerprint": fields.fingerprint})
-        ...     train()
+        ...     record.log_metrics({"loss": 0.7}, step=10)
     """
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self.path = path
+        self.folder = path.parent
         self.values = values
+        self.background: Background | None = None
+        self.heartbeat: Heartbeat | None = None
         self._clock = time.monotonic()
         self._writes = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and accelerate
+        self._metrics = JsonLines(self.folder / "metrics.jsonl")
+        self._events = JsonLines(self.folder / "events.jsonl")
+        self._stage = len(values.get("stages", ())) - 1 if values.get("stages") else 0
+        self._reported: set[str] = set()
+        self._unwritten = False
 
     @classmethod
     def start(
@@ -147,82 +116,88 @@ class RunRecord:
         command: Sequence[str] | None = None,
         **more: Any,
     ) -> RunRecord:
-        """Begins an attempt and writes the record with the status ``running``.
+        """Begins an attempt and writes the record with the status ``created``.
 
-        An earlier attempt in the same folder is kept. If it was still ``running`` it did not end
-        by itself, and becomes ``crashed``.
+        An earlier attempt in the same folder is kept. If it had not ended, it has ``crashed``.
 
         Args:
             output_dir (path): Folder of the run.
             task (str): For example ``"aurora"``.
-            configuration (mapping): The resolved settings, ``{"section": {"name": {"value": ...,
-                "source": ...}}}``; passed back as ``--config run.json`` it repeats the run.
+            configuration (mapping): The settings; those of a recipe are ``{"section": {"name":
+                {"value": ..., "source": ...}}}``, which passed back as ``--config run.json``
+                repeat the run.
             seeds (mapping, *optional*): Name to seed.
             resumed_from (path, *optional*): The checkpoint that this attempt continues.
             command (sequence of str, *optional*): Defaults to this process's command line.
             **more: Further entries, for example ``data={"fingerprint": ...}``.
+
+        Raises:
+            ConfigurationError: If a run that is alive has the folder.
         """
-        path = Path(output_dir) / "run.json"
-        command = [sys.executable, *sys.argv] if command is None else list(command)
-        configuration = without_secrets(configuration)
-        script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
-        attempt: dict[str, Any] = {
-            "number": 1,
-            "status": "running",
-            "started": _now(),
-            "finished": None,
-            "seconds": 0.0,
-            "resumed_from": None if resumed_from is None else os.fspath(resumed_from),
-            "changed": {},
-            "timings": {},
-            "error": None,
-        }
-        attempts: list[dict[str, Any]] = []
-        if path.exists():
-            before = read_json(path)
-            attempts = before["attempts"]
-            if attempts[-1]["status"] == "running":
-                attempts[-1].update(status="crashed", finished=before["updated"])
-            attempt["number"] = len(attempts) + 1
-            attempt["changed"] = _changes(before["configuration"], configuration)
-        values = {
-            "format": 1,
-            "task": task,
-            "status": "running",
-            "started": attempts[0]["started"] if attempts else attempt["started"],
-            "updated": attempt["started"],
-            "finished": None,
-            "command": without_secrets(command),
-            "folder": os.getcwd(),
-            "configuration": configuration,
-            "seeds": dict(seeds or {}),
-            "versions": library_versions(),
-            "git": git_state(script if script.is_dir() else Path.cwd()),
-            "hardware": hardware(),
-            **more,
-            "attempts": [*attempts, attempt],
-        }
-        record = cls(path, values)
-        record._write()
+        folder = Path(output_dir)
+        path = folder / "run.json"
+        writes = int(os.environ.get("RANK", "0")) == 0
+        heartbeat = None
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            for other in exits.open_records():  # of this process, which begins anew
+                if other.folder.resolve() == folder.resolve():
+                    other.finish("crashed", "another attempt began in the same process")
+            heartbeat = Heartbeat(folder)
+        try:
+            values = _first_values(path, task, configuration, seeds, resumed_from, command)
+            values.update(_plain(more))
+            values["attempts"] = values.pop("attempts")  # the long part last
+            record = cls(path, values)
+            record.heartbeat = heartbeat
+            if writes:
+                write_json(path, values)
+        except BaseException:
+            if heartbeat is not None:
+                heartbeat.release()
+            raise
+        if writes:
+            exits.watch(record)
         return record
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> RunRecord:
+        """Opens the record of a run, of another process too, to read it or to add a note.
+
+        Raises:
+            OSError: If there is none.
+        """
+        path = Path(folder) / "run.json"
+        return cls(path, read_json(path))
 
     @property
     def attempt(self) -> dict[str, Any]:
         """The newest attempt."""
         return self.values["attempts"][-1]
 
+    @property
+    def experiment_id(self) -> str | None:
+        """The run's id in the store; None where nothing tracks it."""
+        return self.values.get("experiment_id")
+
+    # Changes of run.json
+
     def update(self, **entries: Any) -> None:
         """Sets entries of the record (``data={...}``, ``results={...}``) and writes it.
 
         A mapping is merged into one that is there.
         """
-        for key, value in entries.items():
-            old = self.values.get(key)
-            if isinstance(old, dict) and isinstance(value, Mapping):
-                self.values[key] = {**old, **value}
-            else:
-                self.values[key] = value
-        self._write()
+        entries = _plain(entries)
+
+        def change(values: dict[str, Any]) -> None:
+            for key, value in entries.items():
+                old = values.get(key)
+                if isinstance(old, dict) and isinstance(value, dict):
+                    values[key] = {**old, **value}
+                else:
+                    values[key] = value
+
+        self._change(change)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -231,23 +206,112 @@ class RunRecord:
         try:
             yield
         finally:
-            timings = self.attempt["timings"]
-            timings[name] = round(timings.get(name, 0.0) + time.monotonic() - begin, 3)
-            self._write()
+            seconds = time.monotonic() - begin
+
+            def change(values: dict[str, Any]) -> None:
+                timings = values["attempts"][-1]["timings"]
+                timings[name] = round(timings.get(name, 0.0) + seconds, 3)
+
+            self._change(change)
+
+    def running(self) -> None:
+        """The work itself begins: ``created`` becomes ``running``."""
+        if self.values["status"] == "created":
+            self._change(lambda values: _set_status(values, "running"))
+
+    def set_status(self, status: str, notes: str | None = None) -> None:
+        """Sets the state by hand; a final one ends the attempt.
+
+        Args:
+            status (str): One of :data:`STATES`.
+            notes (str, *optional*): Replace the notes.
+        """
+        if notes is not None:
+            self.update(notes=notes)
+        if status in _ALIVE:
+            self._change(lambda values: _set_status(values, status))
+        else:
+            self.finish(status)
+
+    def resumed(self, step: int, checkpoint: str | os.PathLike[str] | None = None) -> None:
+        """This attempt goes on from a step (0: from the start) of the stage it is in.
+
+        What earlier attempts logged past that step is kept as theirs, and counts no more.
+
+        Args:
+            step (int): Optimizer steps that are done.
+            checkpoint (path, *optional*): What holds them.
+        """
+
+        def change(values: dict[str, Any]) -> None:
+            attempt = values["attempts"][-1]
+            attempt.update(from_stage=self._stage, from_step=step)
+            if checkpoint is not None:
+                attempt["resumed_from"] = os.fspath(checkpoint)
+
+        self._change(change)
+        self.log_event("resumed", step=step, checkpoint=checkpoint and os.fspath(checkpoint))
+
+    def begin_stage(self, name: str) -> None:
+        """What is logged from here on belongs to a stage, which has its own count of steps.
+
+        Args:
+            name (str): Of a new stage, or of one that an attempt goes on with.
+        """
+        name = clean_text(name)
+
+        def change(values: dict[str, Any]) -> None:
+            stages = values.setdefault("stages", [])
+            if name not in stages:
+                stages.append(name)
+
+        self._change(change)
+        self._stage = self.values["stages"].index(name) if self._writes else 0
+        self.log_event("stage", name=name)
 
     def finish(self, status: str = "completed", error: str | None = None) -> None:
         """Ends the attempt, once; a second call changes nothing.
 
         Args:
-            status (str): ``completed``, ``failed`` or ``interrupted`` (can be resumed).
+            status (str): ``completed``, ``failed``, ``killed``, ``preempted`` or ``crashed``.
             error (str, *optional*): What went wrong.
         """
         if self.attempt["finished"] is not None:
             return
-        now = _now()
-        self.attempt.update(status=status, finished=now, error=error)
-        self.values.update(status=status, finished=now)
-        self._write()
+
+        def change(values: dict[str, Any]) -> None:
+            _set_status(values, status)
+            now = _now()
+            values["finished"] = now
+            values["attempts"][-1].update(finished=now, error=error and clean_text(error))
+
+        self._change(change)
+        exits.unwatch(self)
+        if self._writes:
+            with contextlib.suppress(OSError):
+                self.sync()
+        if self.background is not None:
+            self.background.stop()
+        if self.heartbeat is not None:
+            self.heartbeat.release()
+
+    def finish_with(self, error: BaseException) -> None:
+        """Ends the attempt as an exception says: failed, killed or preempted."""
+        signal_name = exits.received_signal()
+        if signal_name is not None:
+            self.finish("killed", f"ended by {signal_name}")
+        elif isinstance(error, TrainingInterrupted):
+            stopped = error.signal_name == "SIGINT" or error.checkpoint is None
+            self.finish("killed" if stopped else "preempted", str(error))
+        elif isinstance(error, SystemExit) and error.code in (None, 0):
+            self.finish()
+        elif isinstance(error, SystemExit) and error.code == RESUMABLE_EXIT_CODE:
+            self.finish("preempted")
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("killed", "ended by SIGINT")
+        else:
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            self.finish("failed", "\n".join(lines[-25:]))
 
     def __enter__(self) -> RunRecord:
         return self
@@ -258,21 +322,190 @@ class RunRecord:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        if error is None:
             self.finish()
-        elif isinstance(error, KeyboardInterrupt) or (
-            isinstance(error, SystemExit) and error.code == RESUMABLE_EXIT_CODE
-        ):
-            self.finish("interrupted")
         else:
-            lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
-            self.finish("failed", "\n".join(lines[-25:]))
+            self.finish_with(error)
 
-    def _write(self) -> None:
-        self.values["updated"] = _now()
-        self.attempt["seconds"] = round(time.monotonic() - self._clock, 3)
+    # What happens in the run
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Appends numbers to ``metrics.jsonl``.
+
+        Args:
+            metrics (mapping): Numbers by name; NaN and infinities are kept as such. What is no
+                number is left out and reported once.
+            step (int, *optional*): Optimizer steps that are done.
+        """
+        if not self._writes:
+            return
+        numbers: dict[str, Any] = {}
+        for name, value in metrics.items():
+            try:
+                numbers[name] = from_number(
+                    value if type(value) is float or type(value) is int else float(value)
+                )
+            except (TypeError, ValueError, RuntimeError):
+                self.trouble(
+                    f"metric '{name}' is no number",
+                    f"metric '{name}': found {type(value).__name__}, expected a number; left out",
+                )
+        self.running()
+        line = {"time": time.time(), "attempt": self.attempt["number"], "stage": self._stage}
+        if step is not None:
+            line["step"] = int(step)
+        self._append(self._metrics, {**line, "metrics": numbers})
+
+    def log_event(self, kind: str, step: int | None = None, **content: Any) -> None:
+        """Appends what happened to ``events.jsonl``.
+
+        Args:
+            kind (str): ``checkpoint``, ``stage``, ``resumed``, ``warning``, ``sample``, ...
+            step (int, *optional*): Optimizer steps that are done.
+            **content: More about it.
+        """
+        line = {"time": time.time(), "attempt": self.attempt["number"], "stage": self._stage}
+        if step is not None:
+            line["step"] = int(step)
         if self._writes:
-            write_json(self.path, self.values)
+            self._append(self._events, {**line, "kind": kind, **_plain(content)})
+
+    def sync(self) -> None:
+        """Puts what was logged onto the disk itself."""
+        self._metrics.sync()
+        self._events.sync()
+
+    def trouble(self, what: str, message: str) -> None:
+        """Reports a fault of the record once; it never ends a run.
+
+        Args:
+            what (str): Which fault, the same text each time.
+            message (str): For people.
+        """
+        if what in self._reported or not self._writes:
+            return
+        self._reported.add(what)
+        self.say(message)
+        if not what.startswith("files"):
+            self.log_event("warning", message=message)
+
+    def say(self, message: str) -> None:
+        """Tells people something about the record."""
+        console().print(f"tracking: {message}", style="yellow", markup=False, soft_wrap=True)
+
+    # Writing
+
+    def _append(self, lines: JsonLines, line: dict[str, Any]) -> None:
+        try:
+            lines.append(line)
+        except OSError as error:
+            self.trouble(
+                "files: append",
+                f"{lines.path.name} could not be written ({error}); training goes on, what is "
+                "logged waits in memory and is written as soon as that works",
+            )
+        if self.background is not None:
+            self.background.wake()
+
+    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Changes the record and writes it, together with what other processes put there."""
+        if not self._writes:
+            change(self.values)
+            return
+        import filelock
+
+        seconds = round(time.monotonic() - self._clock, 3)
+        try:
+            # 10 seconds: another process writes one small file.
+            with filelock.FileLock(self.folder / ".run.json.lock", timeout=10):
+                if not self._unwritten:
+                    self.values = read_json(self.path)
+                change(self.values)
+                self.values["updated"] = _now()
+                if self.heartbeat is not None:  # else the attempt is another process's
+                    self.attempt["seconds"] = seconds
+                self._unwritten = True
+                write_json(self.path, self.values)
+                self._unwritten = False
+        except (OSError, ValueError) as error:
+            if not self._unwritten:
+                change(self.values)
+                self._unwritten = True
+            self.trouble(
+                "files: run.json",
+                f"run.json could not be written ({error}); training goes on, the next change "
+                "tries again",
+            )
+        if self.background is not None:
+            self.background.wake()
+
+
+def _first_values(
+    path: Path,
+    task: str,
+    configuration: Mapping[str, Any],
+    seeds: Mapping[str, int] | None,
+    resumed_from: str | os.PathLike[str] | None,
+    command: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What ``run.json`` says at the beginning of an attempt."""
+    command = [sys.executable, *sys.argv] if command is None else list(command)
+    configuration = _plain(configuration)
+    script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
+    now = _now()
+    attempt: dict[str, Any] = {
+        "number": 1,
+        "status": "created",
+        "started": now,
+        "finished": None,
+        "seconds": 0.0,
+        "resumed_from": None if resumed_from is None else os.fspath(resumed_from),
+        "from_stage": None,
+        "from_step": None,
+        "changed": {},
+        "timings": {},
+        "error": None,
+        "process": process_identity(),
+    }
+    kept: dict[str, Any] = {}
+    attempts: list[dict[str, Any]] = []
+    if path.exists():
+        before = read_json(path)
+        attempts = before["attempts"]
+        if attempts[-1]["finished"] is None:
+            attempts[-1].update(status="crashed", finished=before["updated"])
+        attempt["number"] = len(attempts) + 1
+        attempt["changed"] = _changes(before["configuration"], configuration)
+        kept = {name: before[name] for name in _KEPT if name in before}
+    return {
+        **kept,
+        "format": 2,
+        "task": task,
+        "status": "created",
+        "started": attempts[0]["started"] if attempts else now,
+        "updated": now,
+        "finished": None,
+        "command": without_secrets(command),
+        "folder": os.getcwd(),
+        "configuration": configuration,
+        "seeds": dict(seeds or {}),
+        "versions": library_versions(),
+        "git": git_state(script if script.is_dir() else Path.cwd()),
+        "hardware": hardware(),
+        "attempts": [*attempts, attempt],
+    }
+
+
+# What a new attempt takes over from the ones before.
+_KEPT = (
+    "experiment_id", "uid", "name", "description", "model_type", "notes", "tags", "parent_run",
+    "wandb_run_id", "data", "model_info", "metric_directions", "stages", "best_metrics",
+)  # fmt: skip
+
+
+def _set_status(values: dict[str, Any], status: str) -> None:
+    values["status"] = status
+    values["attempts"][-1]["status"] = status
 
 
 def _now() -> str:

@@ -19,9 +19,10 @@ from ..utils.errors import ConfigurationError, HftuneError
 from ..utils.home import hftune_home
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy.dialects.postgresql import Insert
 
-__all__ = ["Store", "StoreError", "next_id"]
+__all__ = ["Store", "StoreError", "insert", "next_id"]
 
 _PATIENCE = 30.0  # seconds that a writer waits for another
 _ADVISORY_LOCK = 7_270_414_905  # any number that other programs do not take
@@ -179,6 +180,15 @@ class Store:
         return f"Store({self.url!r})"
 
 
+def insert(connection: Connection, table: Table) -> Insert:
+    """Returns an ``INSERT`` that can be given ``on_conflict_do_...``."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite as dialect
+    else:
+        from sqlalchemy.dialects import postgresql as dialect
+    return dialect.insert(table)
+
+
 def next_id(connection: Connection, prefix: str, when: datetime.datetime | None = None) -> str:
     """Allocates ``prefix_YYYYMMDD_NNN``, inside the transaction that uses it.
 
@@ -191,12 +201,8 @@ def next_id(connection: Connection, prefix: str, when: datetime.datetime | None 
 
     day = when or datetime.datetime.now(datetime.timezone.utc)
     name = f"{prefix}_{day:%Y%m%d}"
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert
     statement = (
-        insert(counters)
+        insert(connection, counters)
         .values(name=name, value=1)
         .on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + 1})
         .returning(counters.c.value)

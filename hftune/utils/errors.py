@@ -11,6 +11,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "HftuneError",
+    "TrainingInterrupted",
     "did_you_mean",
 ]
 
@@ -46,6 +47,29 @@ class DataError(HftuneError, ValueError):
 
 class CheckpointError(HftuneError, ValueError):
     """A checkpoint or saved model that is incomplete, damaged or of another architecture."""
+
+
+class TrainingInterrupted(SystemExit):
+    """A run that a signal stopped at the end of a step, after its checkpoint was saved.
+
+    Left alone it ends the process with status 75, which says "start me again".
+
+    Attributes:
+        signal_name (str): ``"SIGTERM"`` or ``"SIGINT"``.
+        step (int): Optimizer steps that are done.
+        checkpoint (str or None): Where it goes on from.
+    """
+
+    def __init__(self, signal_name: str, step: int, checkpoint: str | None) -> None:
+        super().__init__(RESUMABLE_EXIT_CODE)
+        self.signal_name, self.step, self.checkpoint = signal_name, step, checkpoint
+
+    def __str__(self) -> str:
+        start = "the start" if self.checkpoint is None else self.checkpoint
+        return (
+            f"stopped by {self.signal_name} after step {self.step}; "
+            f"the same command goes on from {start}"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3, prefix: str = "") -> str:

@@ -120,5 +120,5 @@ def test_settings_machine_and_attempts(tmp_path):
         ["training", "learning_rate", "0.0003", "command line"]
     ]
     text = report.render()
-    assert "0.0001 → 0.0003" in text and "interrupted" in text and "completed" in text
+    assert "0.0001 → 0.0003" in text and "killed" in text and "completed" in text
     assert report.facts["attempts"] == "2"

@@ -3,8 +3,11 @@ import sys
 
 import pytest
 
-from hftune.tracking.run_record import RunRecord, git_state, without_secrets
+from hftune.tracking.environment import git_state
+from hftune.tracking.run_record import RunRecord
+from hftune.utils.errors import TrainingInterrupted
 from hftune.utils.files import read_json
+from hftune.utils.secrets import without_secrets
 
 TABLE = {"training": {"learning_rate": {"value": 1e-4, "source": "default"}}}
 
@@ -17,7 +20,7 @@ def test_a_run_that_completes(tmp_path):
     with RunRecord.start(
         tmp_path / "out", task="aurora", configuration=TABLE, seeds={"seed": 7}
     ) as record:
-        assert read_json(record.path)["status"] == "running"
+        assert read_json(record.path)["status"] == "created"
         with record.timed("audit"):
             pass
         with record.timed("audit"):
@@ -40,8 +43,11 @@ def test_a_run_that_completes(tmp_path):
     ("error", "status"),
     [
         (ValueError("no such field"), "failed"),
-        (KeyboardInterrupt(), "interrupted"),
-        (SystemExit(75), "interrupted"),
+        (KeyboardInterrupt(), "killed"),
+        (SystemExit(75), "preempted"),
+        (TrainingInterrupted("SIGTERM", 7, "checkpoint-7"), "preempted"),
+        (TrainingInterrupted("SIGTERM", 7, None), "killed"),
+        (TrainingInterrupted("SIGINT", 7, "checkpoint-7"), "killed"),
         (SystemExit(1), "failed"),
         (SystemExit(0), "completed"),
     ],
@@ -63,14 +69,14 @@ def test_attempts_are_kept_and_one_that_never_ended_has_crashed(tmp_path):
     record = RunRecord.start(
         tmp_path, task="aurora", configuration=changed(3e-4), resumed_from="checkpoint-10"
     )
-    record.finish("interrupted")
+    record.finish("preempted")
     record.finish("completed")  # says nothing new
     saved = read_json(tmp_path / "run.json")
     first, second = saved["attempts"]
     assert first["status"] == "crashed" and first["finished"]
     assert second["number"] == 2 and second["resumed_from"] == "checkpoint-10"
     assert second["changed"] == {"training.learning_rate": [1e-4, 3e-4]}
-    assert saved["status"] == "interrupted" and saved["started"] == started
+    assert saved["status"] == "preempted" and saved["started"] == started
 
 
 def test_only_the_first_process_of_a_group_writes(tmp_path, monkeypatch):
