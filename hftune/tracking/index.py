@@ -189,8 +189,11 @@ def _write_run(connection: Connection, run_id: str, row: Mapping[str, Any]) -> t
     place = runs.c.id == run_id
     empty = {"metrics_offset": 0, "events_offset": 0, "resumes": 0}
     new = connection.execute(
-        insert(connection, runs).values(id=run_id, **row, **empty).on_conflict_do_nothing()
-    ).rowcount
+        insert(connection, runs)
+        .values(id=run_id, **row, **empty)
+        .on_conflict_do_nothing()
+        .returning(runs.c.id)
+    ).first()
     known = connection.execute(
         sa.select(runs.c.metrics_offset, runs.c.events_offset, runs.c.record)
         .where(place)

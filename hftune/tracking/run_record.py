@@ -36,6 +36,7 @@ from .liveness import Heartbeat
 
 if TYPE_CHECKING:
     from .background import Background
+    from .warning_events import WarningEvents
 
 __all__ = ["STATES", "RunRecord", "clean_text"]
 
@@ -95,6 +96,7 @@ class RunRecord:
         self.folder = path.parent
         self.values = values
         self.background: Background | None = None
+        self.warning_events: WarningEvents | None = None
         self.heartbeat: Heartbeat | None = None
         self._clock = time.monotonic()
         self._writes = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and accelerate
@@ -287,6 +289,8 @@ class RunRecord:
 
         self._change(change)
         exits.unwatch(self)
+        if self.warning_events is not None:
+            self.warning_events.close()
         if self._writes:
             with contextlib.suppress(OSError):
                 self.sync()
@@ -452,6 +456,7 @@ def _first_values(
     command = [sys.executable, *sys.argv] if command is None else list(command)
     configuration = _plain(configuration)
     script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
+    git = git_state(script) if script.is_dir() else None
     now = _now()
     attempt: dict[str, Any] = {
         "number": 1,
@@ -490,7 +495,7 @@ def _first_values(
         "configuration": configuration,
         "seeds": dict(seeds or {}),
         "versions": library_versions(),
-        "git": git_state(script if script.is_dir() else Path.cwd()),
+        "git": git or git_state(Path.cwd()),  # the script may be an installed one
         "hardware": hardware(),
         "attempts": [*attempts, attempt],
     }

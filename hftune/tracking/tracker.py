@@ -16,6 +16,7 @@ from . import index
 from .background import Background
 from .run_record import STATES, RunRecord, clean_text
 from .store import Store, StoreError, next_id
+from .warning_events import WarningEvents
 
 __all__ = ["ExperimentTracker"]
 
@@ -101,6 +102,7 @@ class ExperimentTracker:
                 f"{index.run_links()} cannot be written ({error}): the run is recorded in "
                 f"{folder} alone; 'hftune runs reindex {folder}' makes it known later",
             )
+        record.warning_events = WarningEvents(record)
         record.background = Background(record, self.store)
         self._runs[experiment_id] = record
         self._newest = experiment_id
