@@ -74,9 +74,11 @@ runs = sa.Table(
     sa.Column("resumes", sa.Integer, nullable=False),  # attempts that superseded earlier rows
     sa.Column("metrics_offset", sa.BigInteger, nullable=False),  # bytes of metrics.jsonl indexed
     sa.Column("events_offset", sa.BigInteger, nullable=False),
-    sa.Index("ix_hftune_runs_created", "created"),
-    sa.Index("ix_hftune_runs_status", "status"),
-    sa.Index("ix_hftune_runs_name", "name"),
+    # A list goes through one of these, newest first, and judges ids without touching the rows.
+    sa.Index("ix_hftune_runs_created", "created", "id"),
+    sa.Index("ix_hftune_runs_status", "status", "created", "id"),
+    sa.Index("ix_hftune_runs_task", "task", "created", "id"),
+    sa.Index("ix_hftune_runs_name", "name", "created", "id"),
     sa.Index("ix_hftune_runs_parent", "parent_run"),
 )
 
@@ -87,7 +89,8 @@ params = sa.Table(  # the flattened configuration, "section.name"
     sa.Column("key", _KEY, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),  # JSON
     sa.Column("number", sa.Double),  # the same where it is a number
-    sa.Index("ix_hftune_params_key", "key", "number"),
+    sa.Index("ix_hftune_params_key", "key", "number", "run_id"),
+    sqlite_with_rowid=False,  # the rows lie in the order of the key, found in one step
 )
 
 metrics = sa.Table(  # one row a line of metrics.jsonl
@@ -115,7 +118,8 @@ summaries = sa.Table(  # of the rows that are not superseded
     sa.Column("high", sa.Double),
     sa.Column("high_step", sa.BigInteger),
     sa.Column("count", sa.BigInteger, nullable=False),
-    sa.Index("ix_hftune_summaries_key", "key", "last"),
+    sa.Index("ix_hftune_summaries_key", "key", "last", "run_id"),
+    sqlite_with_rowid=False,
 )
 
 events = sa.Table(  # one row a line of events.jsonl

@@ -89,10 +89,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("uid"),
     )
-    op.create_index("ix_hftune_runs_created", "hftune_runs", ["created"], unique=False)
-    op.create_index("ix_hftune_runs_name", "hftune_runs", ["name"], unique=False)
+    op.create_index("ix_hftune_runs_created", "hftune_runs", ["created", "id"], unique=False)
+    op.create_index("ix_hftune_runs_name", "hftune_runs", ["name", "created", "id"], unique=False)
     op.create_index("ix_hftune_runs_parent", "hftune_runs", ["parent_run"], unique=False)
-    op.create_index("ix_hftune_runs_status", "hftune_runs", ["status"], unique=False)
+    op.create_index(
+        "ix_hftune_runs_status", "hftune_runs", ["status", "created", "id"], unique=False
+    )
+    op.create_index("ix_hftune_runs_task", "hftune_runs", ["task", "created", "id"], unique=False)
     op.create_table(
         "hftune_aliases",
         sa.Column("name", sa.String(length=128), nullable=False),
@@ -139,8 +142,11 @@ def upgrade() -> None:
         sa.Column("number", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["run_id"], ["hftune_runs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "key"),
+        sqlite_with_rowid=False,
     )
-    op.create_index("ix_hftune_params_key", "hftune_params", ["key", "number"], unique=False)
+    op.create_index(
+        "ix_hftune_params_key", "hftune_params", ["key", "number", "run_id"], unique=False
+    )
     op.create_table(
         "hftune_performance",
         sa.Column("model_id", sa.String(length=64), nullable=False),
@@ -165,5 +171,8 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["hftune_runs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "key"),
+        sqlite_with_rowid=False,
     )
-    op.create_index("ix_hftune_summaries_key", "hftune_summaries", ["key", "last"], unique=False)
+    op.create_index(
+        "ix_hftune_summaries_key", "hftune_summaries", ["key", "last", "run_id"], unique=False
+    )
