@@ -118,7 +118,9 @@ summaries = sa.Table(  # of the rows that are not superseded
     sa.Column("high", sa.Double),
     sa.Column("high_step", sa.BigInteger),
     sa.Column("count", sa.BigInteger, nullable=False),
-    sa.Index("ix_hftune_summaries_key", "key", "last", "run_id"),
+    sa.Index("ix_hftune_summaries_last", "key", "last", "run_id"),
+    sa.Index("ix_hftune_summaries_low", "key", "low", "run_id"),
+    sa.Index("ix_hftune_summaries_high", "key", "high", "run_id"),
     sqlite_with_rowid=False,
 )
 

@@ -174,5 +174,11 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(
-        "ix_hftune_summaries_key", "hftune_summaries", ["key", "last", "run_id"], unique=False
+        "ix_hftune_summaries_high", "hftune_summaries", ["key", "high", "run_id"], unique=False
+    )
+    op.create_index(
+        "ix_hftune_summaries_last", "hftune_summaries", ["key", "last", "run_id"], unique=False
+    )
+    op.create_index(
+        "ix_hftune_summaries_low", "hftune_summaries", ["key", "low", "run_id"], unique=False
     )
