@@ -238,6 +238,46 @@ class ExperimentTracker:
         record.set_status(status, notes)
         self._index(record.experiment_id)
 
+    def get_experiment(self, experiment_id: str) -> dict[str, Any]:
+        """Returns everything that is known of an experiment but its curves.
+
+        Args:
+            experiment_id (str): As for :func:`~hftune.tracking.query.find_run`.
+
+        Returns:
+            See :func:`~hftune.tracking.query.experiment_json`.
+
+        Raises:
+            ConfigurationError: If there is no such experiment.
+        """
+        from .query import load_experiment
+
+        index.refresh(self.store)
+        return load_experiment(self.store, experiment_id)
+
+    def list_experiments(
+        self, where: str | None = None, sort: str | None = None, limit: int | None = 50
+    ) -> list[dict[str, Any]]:
+        """Returns experiments, the newest first.
+
+        Args:
+            where (str, *optional*): A filter such as ``"status=completed and
+                metrics.eval_loss<0.5"``, see :mod:`~hftune.tracking.filters`. Defaults to all.
+            sort (str, *optional*): What to sort by, see :func:`~hftune.tracking.query.search_runs`.
+                Defaults to ``"-created"``.
+            limit (int, *optional*): How many at the most; None for all. Defaults to 50.
+
+        Raises:
+            ConfigurationError: If the filter cannot be read.
+
+        Example:
+            >>> tracker.list_experiments("status=completed", sort="metrics.eval_loss", limit=5)
+        """
+        from .query import search_runs, summary_json
+
+        index.refresh(self.store)
+        return [summary_json(run) for run in search_runs(self.store, where, sort, limit)]
+
     def record(self, experiment_id: str | None = None) -> RunRecord:
         """Returns the record of an experiment, by default of the one started last.
 
