@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .run_record import RunRecord
 
-__all__ = ["open_records", "received_signal", "unwatch", "watch"]
+__all__ = [
+    "announce_stop", "open_records", "received_signal", "stopping_signal", "unwatch", "watch",
+]  # fmt: skip
 
 _open: dict[int, RunRecord] = {}
 _signal: str | None = None
+_stop: str | None = None
 _owner: int | None = None  # the process whose ends are watched; a forked one is not
 
 
@@ -31,6 +34,7 @@ def watch(record: RunRecord) -> None:
         _open.clear()
         _owner, _signal = os.getpid(), None
         _install()
+    _take_signals()
     _open[id(record)] = record
 
 
@@ -49,6 +53,17 @@ def received_signal() -> str | None:
     return _signal
 
 
+def announce_stop(signal_name: str | None) -> None:
+    """Training answers a signal by ending in order; None: it is over, or was never asked to."""
+    global _stop
+    _stop = signal_name
+
+
+def stopping_signal() -> str | None:
+    """Name of the signal for which training is ending in order, if it is: not at its own end."""
+    return _stop
+
+
 def _install() -> None:
     previous = sys.excepthook
 
@@ -61,6 +76,9 @@ def _install() -> None:
 
     sys.excepthook = on_error
     atexit.register(_on_exit)
+
+
+def _take_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             # What the program or its launcher decided about a signal stays.

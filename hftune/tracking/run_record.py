@@ -424,9 +424,11 @@ class RunRecord:
             with filelock.FileLock(self.folder / ".run.json.lock", timeout=10):
                 if not self._unwritten:
                     self.values = read_json(self.path)
+                # Of an attempt that goes on, and is not another process's.
+                is_open = self.heartbeat is not None and self.attempt["finished"] is None
                 change(self.values)
                 self.values["updated"] = _now()
-                if self.heartbeat is not None:  # else the attempt is another process's
+                if is_open:
                     self.attempt["seconds"] = seconds
                 self._unwritten = True
                 write_json(self.path, self.values)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed
 
+from ..tracking import exits
 from ..utils.errors import RESUMABLE_EXIT_CODE, TrainingInterrupted
 
 __all__ = ["RESUMABLE_EXIT_CODE", "StopRequest", "TrainingInterrupted"]
@@ -43,6 +44,7 @@ class StopRequest:
         try:
             yield
         finally:
+            exits.announce_stop(None)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -50,7 +52,7 @@ class StopRequest:
         if self.signal_name is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal_name = signal.Signals(number).name
+        self._stop_for(signal.Signals(number).name)
         # No logging here: the signal may have come in the middle of a write.
         os.write(2, f"\n{self.signal_name}: finishing this step, then saving\n".encode())
 
@@ -63,8 +65,12 @@ class StopRequest:
         flag = torch.tensor([float(mine)], device=device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         if flag.item() and not mine:
-            self.signal_name = "a signal to another process"
+            self._stop_for("a signal to another process")
         return bool(flag.item())
+
+    def _stop_for(self, signal_name: str) -> None:
+        self.signal_name = signal_name
+        exits.announce_stop(signal_name)  # the callbacks ask there
 
 
 def ignore_stop_signals() -> None:
