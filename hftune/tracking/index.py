@@ -139,6 +139,7 @@ def catch_up(
     folder: str | os.PathLike[str],
     *,
     heartbeat: tuple[float, float] | None = None,
+    again: bool = False,
 ) -> str:
     """Brings the index up to the files of one run.
 
@@ -147,6 +148,8 @@ def catch_up(
         folder (path): The run's folder.
         heartbeat (two floats, *optional*): Time of the last beat and longest silence, from the
             run's own process.
+        again (bool): Whether what the index has of the run is thrown away first. Defaults to
+            False.
 
     Returns:
         The run's state, ``crashed`` where its process is gone.
@@ -158,28 +161,47 @@ def catch_up(
     """
     folder = Path(folder).resolve()
     record = read_json(folder / "run.json")
-    run_id = record["experiment_id"]
     with store.read() as connection:
-        known = connection.execute(
-            runs.select()
-            .with_only_columns(
-                runs.c.metrics_offset, runs.c.events_offset, runs.c.heartbeat, runs.c.heartbeat_gap
-            )
-            .where(runs.c.id == run_id)
-        ).one_or_none()
-    beat = heartbeat or ((known.heartbeat, known.heartbeat_gap) if known else (None, None))
+        run_id, *known = _known(connection, record)
+    beat = heartbeat or tuple(known)
     alive = is_alive(folder, record["attempts"][-1]["process"], *beat)
     row = _row(record, folder, alive)
-    if heartbeat is not None:
-        row["heartbeat"], row["heartbeat_gap"] = heartbeat
+    if heartbeat is not None or again:
+        row["heartbeat"], row["heartbeat_gap"] = beat
     more = True
     while more:
         with store.write() as connection:
+            if again:
+                forget(connection, run_id)
+                again = False
             offsets = _write_run(connection, run_id, row)
             _supersede(connection, run_id, record)
             more = _write_metrics(connection, run_id, folder, record, offsets[0])
             more |= _write_events(connection, run_id, folder, offsets[1])
     return row["status"]
+
+
+def _known(
+    connection: Connection, record: Mapping[str, Any]
+) -> tuple[str, float | None, float | None]:
+    """A run's id in the index, with its last beat and longest silence as far as they are known.
+
+    The id is the run's own, unless another run was given it too, by a store that is no more.
+    """
+    import sqlalchemy as sa
+
+    run_id, uid = record["experiment_id"], record["uid"]
+    found = connection.execute(
+        sa.select(runs.c.id, runs.c.uid, runs.c.heartbeat, runs.c.heartbeat_gap).where(
+            (runs.c.id == run_id) | (runs.c.uid == uid)
+        )
+    ).all()
+    for row in found:
+        if row.uid == uid:
+            return row.id, row.heartbeat, row.heartbeat_gap
+    if found:
+        run_id = f"{run_id.rpartition('_')[0]}_x{uid[:8]}"
+    return run_id, None, None
 
 
 def _write_run(connection: Connection, run_id: str, row: Mapping[str, Any]) -> tuple[int, int]:

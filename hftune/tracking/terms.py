@@ -46,7 +46,7 @@ FIELDS: dict[str, Kind] = {
 
 _METRICS = {"metrics": summaries.c.last, "min": summaries.c.low, "max": summaries.c.high}
 _HELP = (
-    f"Fields: {', '.join(FIELDS)}; metrics.NAME (last value), min.NAME, max.NAME, best.NAME; "
+    f"Known are {', '.join(FIELDS)}; metrics.NAME (the last value), min.NAME, max.NAME, best.NAME; "
     "config.NAME"
 )
 
@@ -92,12 +92,14 @@ def resolve(connection: Connection, text: str) -> Term:
         return Term(text, "metric", _METRICS[word], name)
     if name and word == "config":
         return Term(text, "setting", params.c.number, _setting_key(connection, name))
-    known = [*FIELDS]
-    known += [f"metrics.{metric}" for metric in logged_metrics(connection)]
-    known += [f"config.{key}" for key in _distinct(connection, params.c.key)]
-    raise ConfigurationError(
-        f"'{_short(text)}' is nothing that runs are searched by.{did_you_mean(text, known)} {_HELP}"
-    )
+    metrics = [f"metrics.{metric}" for metric in logged_metrics(connection)]
+    settings = [f"config.{key}" for key in _distinct(connection, params.c.key)]
+    meant = [known for known in metrics + settings if known.endswith(f".{text}")]
+    if meant:
+        near = f" Did you mean '{meant[0]}'?"
+    else:
+        near = did_you_mean(text, [*FIELDS, *metrics, *settings]) or f" {_HELP}"
+    raise ConfigurationError(f"'{_short(text)}' is nothing that runs are searched by.{near}")
 
 
 def logged_metrics(connection: Connection) -> list[str]:
