@@ -1,20 +1,24 @@
 """A report: one self-contained HTML page, readable anywhere, with no network and no server.
 
 A report is a list of sections, and a section a list of blocks in the order of the calls that made
-them. Every text is escaped; only :meth:`Section.html` takes markup as it is.
+them. Every text is escaped; only :meth:`Section.figure` and :attr:`Cell.markup` take
+markup as it is. The page's policy lets its own script run and no other.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.files import atomic_write
@@ -22,13 +26,14 @@ from ..utils.files import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "Cell", "Report", "Section", "Series", "Tile", "format_number"]
+__all__ = ["INK", "Cell", "Report", "Section", "Series", "Tile", "format_number", "unique_ids"]
 
 INK = "#102030"
 """A matplotlib colour that becomes the page's own text colour, light or dark, in a figure."""
 
 _picture_numbers = itertools.count(1)
 _POINTS = 1500  # that a curve keeps: more than a screen shows
+_LONG, _LONGEST = 300, 20_000  # characters of a text in a table: shown at once, and at all
 
 
 def format_number(value: Any, digits: int = 4) -> str:
@@ -86,7 +91,7 @@ class Cell:
         shade (float, *optional*): From -1 (good, blue) over 0 to 1 (bad, red): its background.
         note (str): Shown when the pointer rests on it.
         strong (bool): In bold.
-        markup (str): Trusted HTML instead of the value, for example a small inline SVG.
+        markup (str): A small SVG (trusted) instead of the value.
         digits (int): Significant digits of a number.
     """
 
@@ -155,6 +160,9 @@ class Section:
             caption (str): Below it.
         """
         cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+        odd = next((row for row in cells if len(row) != len(columns)), None)
+        if odd is not None:
+            raise ValueError(f"a table of {len(columns)} columns has a row of {len(odd)} cells")
         numeric = [
             all(_is_numeric(row[i].value) and not row[i].markup for row in cells)
             for i in range(len(columns))
@@ -164,6 +172,19 @@ class Section:
     def key_values(self, pairs: Mapping[str, Any]) -> Section:
         """Adds names with their values."""
         return self._add("pairs", pairs=list(pairs.items()))
+
+    def code(self, text: str) -> Section:
+        """Adds lines as they are, in a font of one width."""
+        return self._add("code", text=text)
+
+    def flow(self, columns: Iterable[Sequence[Tile]]) -> Section:
+        """Adds boxes from left to right: what came out of what.
+
+        Args:
+            columns (iterable of sequences of Tile): Boxes above each other; an arrow leads from
+                each column to the next. Empty columns are left out.
+        """
+        return self._add("flow", columns=[list(column) for column in columns if column])
 
     def figure(self, figure: Figure | str | bytes, caption: str = "", alt: str = "") -> Section:
         """Adds a picture.
@@ -191,6 +212,7 @@ class Section:
         y_label: str = "",
         log: bool = False,
         caption: str = "",
+        points: int = _POINTS,
     ) -> Section:
         """Adds a chart of curves that can be zoomed, read under the pointer and switched off.
 
@@ -201,6 +223,7 @@ class Section:
             y_label (str): With its unit.
             log (bool): Begin with a logarithmic y axis, where all values are positive.
             caption (str): Below it.
+            points (int): That a curve keeps about, its extremes among them. Defaults to 1500.
         """
         series = list(series)
         taken = {one.color for one in series}
@@ -208,7 +231,7 @@ class Section:
         lines: list[dict[str, Any]] = []
         unnamed = 0
         for one in series:
-            x, y = _thin(one.x, one.y)
+            x, y = _thin(one.x, one.y, points)
             lines.append(
                 {
                     "name": one.name,
@@ -223,10 +246,6 @@ class Section:
             unnamed += one.color is None
         spec = {"title": title, "x": x_label, "y": y_label, "log": log, "series": lines}
         return self._add("curves", spec=spec, caption=caption)
-
-    def html(self, markup: str) -> Section:
-        """Adds markup as it is: the caller vouches for it."""
-        return self._add("html", markup=markup)
 
     def fold(self, title: str, *, opened: bool = False) -> Section:
         """Adds a part that is folded away under its title, and returns that part."""
@@ -271,7 +290,11 @@ class Report:
 
     def section(self, title: str) -> Section:
         """Adds a section and returns it; the page's menu leads to it."""
-        section = Section(title, f"s{len(self.sections) + 1}")
+        return self.add(Section(title))
+
+    def add(self, section: Section) -> Section:
+        """Adds a section that was made elsewhere, and returns it."""
+        section.anchor = f"s{len(self.sections) + 1}"
         self.sections.append(section)
         return section
 
@@ -288,17 +311,35 @@ class Report:
         )
         environment.filters["number"] = format_number
         environment.filters["script_json"] = _script_json
-        return environment.get_template("report.html").render(report=self)
+        environment.filters["cut"] = _cut
+        source = Path(__file__).with_name("templates") / "report.js"
+        script = "\n" + source.read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+        page = environment.get_template("report.html")
+        return page.render(report=self, script=script, script_hash=f"sha256-{digest}")
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the page, atomically."""
-        text = self.render()
-        with atomic_write(path) as stream:
+        text = self.render().encode("utf-8", "replace")  # a file's name can hold half a character
+        with atomic_write(path, "wb") as stream:
             stream.write(text)
 
 
 def _is_numeric(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    return value in (None, "NaN") or (
+        isinstance(value, (int, float)) and not isinstance(value, bool)
+    )
+
+
+def _cut(value: Any) -> tuple[str, str]:
+    """What a table shows of a text, and the whole of it where that is more."""
+    text = value if isinstance(value, str) else ""
+    if len(text) <= _LONG:
+        return text, ""
+    whole = text
+    if len(text) > _LONGEST:
+        whole = f"{text[:_LONGEST]}… ({len(text):,} characters, cut here)"
+    return f"{text[: _LONG - 40].rstrip()}…", whole
 
 
 def _script_json(value: Any) -> str:
@@ -315,9 +356,7 @@ def _thin(
     """Keeps the extremes and what is not finite of runs of points; None for what is not finite."""
     if len(x) != len(y):
         raise ValueError(f"a curve has {len(x)} x and {len(y)} y values")
-    values = [
-        float(f"{v:.6g}") if v is not None and math.isfinite(v) else None for v in map(_float, y)
-    ]
+    values = [v if v is not None and math.isfinite(v) else None for v in map(_float, y)]
     places = [float(v) for v in x]
     if len(places) > most:
         kept = {0, len(places) - 1}
@@ -332,7 +371,10 @@ def _thin(
                 kept.add(next(i for i in run if values[i] is None))
         order = sorted(kept)
         places, values = [places[i] for i in order], [values[i] for i in order]
-    return [int(v) if v.is_integer() else float(f"{v:.9g}") for v in places], values
+    return (
+        [int(v) if v.is_integer() else float(f"{v:.9g}") for v in places],
+        [None if v is None else float(f"{v:.6g}") for v in values],
+    )
 
 
 def _float(value: Any) -> float | None:
@@ -343,8 +385,10 @@ def _figure_svg(figure: Figure) -> str:
     import matplotlib
 
     stream = io.StringIO()
-    # Text stays text (small, sharp, searchable) in the page's own font.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hftune"}):
+    # Text stays text (small, sharp, searchable) in the page's own font, which has its letters.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "hftune"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(
             stream,
             format="svg",
@@ -368,7 +412,10 @@ def _inline_svg(markup: str) -> str:
     markup = re.sub(INK, "currentColor", markup, flags=re.IGNORECASE)
     # Hundredths of a point are enough, and line breaks in paths are half of the file.
     markup = re.sub(r"(?<=\d\.\d\d)\d+", "", markup)
-    markup = re.sub(r"\s*\n\s*", " ", markup)
-    # Names in one picture must not mean something in another, hidden one.
+    return unique_ids(re.sub(r"\s*\n\s*", " ", markup))
+
+
+def unique_ids(markup: str) -> str:
+    """Renames what an SVG refers to: names in one must not mean something in another one."""
     unique = f"f{next(_picture_numbers)}-"
     return re.sub(r'((?<![\w-])id="|url\(#|href="#)', rf"\g<1>{unique}", markup)

@@ -1,279 +1,309 @@
-"""The sections that the report of every run has: how it learned, and what exactly was run."""
+"""What the report of a run says beside its curves: how it ended, its attempts, what was run."""
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..utils.files import human_bytes
 from ..utils.terminal import duration
-from .report import Cell, Report, Section, Series, Tile
+from .report import Cell, Report, Section, Tile, format_number
 
-__all__ = ["run_facts", "run_section", "training_section"]
+if TYPE_CHECKING:
+    from .run_view import RunView
 
-_MODULES = 8  # curves that a chart can tell apart
+__all__ = [
+    "STATUS_TONES",
+    "attempts_section",
+    "clock",
+    "file_name",
+    "flat_settings",
+    "run_facts",
+    "run_section",
+    "setting_text",
+    "status_section",
+]
+
+STATUS_TONES = {
+    "created": "note",
+    "running": "note",
+    "completed": "good",
+    "failed": "bad",
+    "killed": "warning",
+    "preempted": "warning",
+    "crashed": "bad",
+}
+"""How each state is shown."""
+
+_STATUS = {
+    "created": ("Just begun", "Nothing has been logged yet."),
+    "running": ("Still running", "This page shows the run as it stood when the page was written."),
+    "failed": ("Failed", "An exception ended this run."),
+    "killed": ("Stopped", "Somebody or something stopped this run."),
+    "preempted": (
+        "Interrupted",
+        "A signal stopped this run after its checkpoint was saved: the same command goes on from "
+        "there.",
+    ),
+    "crashed": (
+        "Crashed",
+        "The process of this run is gone and never said how it ended: killed from outside, out of "
+        "memory, or its machine went down. What was logged until then is here.",
+    ),
+}
+_FEW = 40  # settings that are shown at once where none is known to be a default
 
 
-def training_section(
-    report: Report,
-    log_history: Sequence[Mapping[str, Any]],
-    gradients: Mapping[str, Any] | None = None,
-    *,
-    metric: str = "eval_loss",
-    metric_label: str = "validation loss",
-    reference: tuple[str, float] | None = None,
-    greater_is_better: bool = False,
-) -> Section:
-    """Adds the curves of a training: loss, validation, gradients, learning rate.
+def clock(time: float | str | None) -> str:
+    """Formats a time, seconds since 1970 or ISO, as ``2026-11-21 10:00:00 UTC``."""
+    if time is None:
+        return "–"
+    if not isinstance(time, str):
+        stamp = datetime.datetime.fromtimestamp(time, datetime.timezone.utc)
+        time = stamp.isoformat(timespec="seconds")
+    return time.replace("T", " ").replace("+00:00", " UTC")
+
+
+def run_facts(run: Mapping[str, Any], status: str | None = None) -> dict[str, str]:
+    """Returns the short facts for the head of a report.
 
     Args:
-        report (Report): Where it is added.
-        log_history (sequence of mappings): Of the trainer's state.
-        gradients (mapping, *optional*): Content of ``gradient_health.json``.
-        metric (str): The metric in ``log_history`` that chose the best model.
-        metric_label (str): What it is called.
-        reference (str and float, *optional*): A baseline's name and its value of the metric.
-        greater_is_better (bool): Direction of the metric. Defaults to False.
+        run (mapping): ``run.json``.
+        status (str, *optional*): Defaults to the one in it.
     """
-    section = report.section("Training")
-    _training_tiles(section, log_history, gradients, metric, metric_label, greater_is_better)
-
-    left, right = section.columns()
-    steps, losses = _series(log_history, "loss")
-    curves = _smoothed("training", steps, losses)
-    if metric != "eval_loss":
-        validation = _series(log_history, "eval_loss")
-        if validation[0]:
-            curves.append(Series("validation", *validation, color=1, dots=True))
-    left.curves(curves, title="Loss", x_label="step", log=_spans(losses, 3))
-
-    steps, values = _series(log_history, metric)
-    curves = [Series(metric_label, steps, values, color=1, dots=True)] if steps else []
-    if steps and reference is not None:
-        curves.append(
-            Series(reference[0], [steps[0], steps[-1]], [reference[1]] * 2, 7, False, True)
-        )
-    if curves:
-        right.curves(curves, title=metric_label[:1].upper() + metric_label[1:], x_label="step")
-
-    left, right = section.columns()
-    steps, norms = _series(log_history, "grad_norm")
-    curves = [Series("mean", steps, norms, color=0)]
-    if gradients and gradients["steps"]:
-        curves = [
-            Series("mean", gradients["steps"], gradients["norm"], color=0),
-            Series("largest", gradients["steps"], gradients["norm_max"], color=3),
-        ]
-    if curves[0].x:
-        left.curves(
-            curves,
-            title="Gradient norm between two log lines",
-            x_label="step",
-            log=_spans(curves[-1].y, 5),
-        )
-    steps, rates = _series(log_history, "learning_rate")
-    if steps:
-        right.curves([Series("learning rate", steps, rates)], title="Learning rate", x_label="step")
-
-    _part_curves(section, log_history)
-    if gradients:
-        _gradient_parts(section, gradients)
-    return section
-
-
-def _training_tiles(
-    section: Section,
-    log_history: Sequence[Mapping[str, Any]],
-    gradients: Mapping[str, Any] | None,
-    metric: str,
-    metric_label: str,
-    greater_is_better: bool,
-) -> None:
-    steps, values = _series(log_history, metric)
-    tiles = []
-    last = max((entry.get("step", 0) for entry in log_history), default=0)
-    tiles.append(Tile("Steps", last))
-    finite = [(v, s) for v, s in zip(values, steps, strict=True) if math.isfinite(v)]
-    if finite:
-        best, step = max(finite) if greater_is_better else min(finite)
-        tiles.append(Tile(f"Best {metric_label}", best, f"at step {step:,}"))
-    for entry in log_history:
-        if "train_runtime" in entry:
-            rate = entry.get("train_steps_per_second")
-            note = f"{rate:.3g} steps a second" if rate else ""
-            tiles.append(Tile("Time", duration(entry["train_runtime"]), note))
-            break
-    if gradients:
-        counts = gradients["counts"]
-        found = {name: count for name, count in counts.items() if count}
-        bad = found.get("non_finite", 0) or found.get("skipped", 0)
-        tiles.append(
-            Tile(
-                "Unhealthy gradients",
-                sum(count for name, count in found.items() if name != "skipped"),
-                ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.items()),
-                "bad" if bad else "warning" if found else "good",
-            )
-        )
-    section.tiles(tiles)
-
-
-def _part_curves(section: Section, log_history: Sequence[Mapping[str, Any]]) -> None:
-    names = {key for entry in log_history if "loss" in entry for key in entry}
-    parts = sorted(name for name in names if name.startswith("loss_"))
-    if len(parts) < 2:
-        return
-    curves = [Series(name[len("loss_") :], *_series(log_history, name)) for name in parts]
-    fold = section.fold("Loss by part")
-    for start in range(0, len(curves), _MODULES):
-        chosen = curves[start : start + _MODULES]
-        every = [value for curve in chosen for value in curve.y]
-        fold.curves(chosen, x_label="step", log=_spans(every, 3))
-
-
-def _gradient_parts(section: Section, gradients: Mapping[str, Any]) -> None:
-    modules = gradients["modules"]
-    if modules and gradients["steps"]:
-
-        def size(name: str) -> float:
-            return max((v for v in modules[name] if v is not None and v == v), default=0.0)
-
-        largest = sorted(modules, key=size, reverse=True)[:_MODULES]
-        # A module that came later (unfrozen) has fewer values than there are steps.
-        curves = [
-            Series(name, gradients["steps"][-len(modules[name]) :], modules[name])
-            for name in largest
-        ]
-        title = "Gradient norm by module"
-        if len(modules) > len(largest):
-            title += f" (the {len(largest)} largest of {len(modules)})"
-        every = [value for curve in curves for value in curve.y]
-        section.fold(title).curves(curves, x_label="step", log=_spans(every, 3))
-    if gradients["events"]:
-        rows = [
-            [
-                event["step"],
-                event["kind"].replace("_", " "),
-                event["action"],
-                event["norm"],
-                event["median"],
-                ", ".join(worst["module"] for worst in event["worst"]),
-            ]
-            for event in gradients["events"][-100:]
-        ]
-        section.fold(f"Unhealthy gradients: {len(gradients['events'])} events").table(
-            ["step", "what", "action", "norm", "running median", "largest in"], rows
-        )
-
-
-def run_facts(run: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the short facts for the head of a report: date, machine, commit, attempts."""
-    hardware, git = run["hardware"], run["git"]
-    facts = {"started": run["started"].replace("T", " ").replace("+00:00", " UTC")}
-    seconds = sum(attempt["seconds"] for attempt in run["attempts"])
-    facts["took"] = duration(seconds)
-    facts["on"] = hardware.get("accelerator") or f"{hardware['cores']} cores"
+    attempts, hardware, git = run["attempts"], run.get("hardware") or {}, run.get("git")
+    facts = {"id": run["experiment_id"]} if run.get("experiment_id") else {}
+    facts["status"] = status or run["status"]
+    facts["started"] = clock(run["started"])
+    facts["took"] = duration(sum(attempt["seconds"] for attempt in attempts))
+    if hardware.get("accelerator") or hardware.get("cores"):
+        facts["on"] = hardware.get("accelerator") or f"{hardware['cores']} cores"
     if git:
         facts["commit"] = git["commit"][:10] + (" (changed)" if git["dirty"] else "")
-    if len(run["attempts"]) > 1:
-        facts["attempts"] = str(len(run["attempts"]))
+    if len(attempts) > 1:
+        facts["attempts"] = str(len(attempts))
+    if run.get("tags"):
+        facts["tags"] = ", ".join(run["tags"])
     return facts
 
 
-def run_section(report: Report, run: Mapping[str, Any]) -> Section:
-    """Adds the settings with their sources, the machine and the attempts, from ``run.json``."""
-    section = report.section("Run")
-    rows, changed = [], []
-    for part, settings in run["configuration"].items():
-        for name, entry in settings.items():
-            value = _setting_text(entry["value"])
-            default = entry["source"] == "default"
-            rows.append([part, Cell(name, strong=not default), value, entry["source"]])
-            if not default:
-                changed.append([part, name, value, entry["source"]])
-    columns = ["section", "setting", "value", "source"]
-    if changed:
-        section.table(columns, changed, "Settings that differ from their defaults.")
-    section.fold(f"All {len(rows)} settings").table(columns, rows)
-
-    hardware, git = run["hardware"], run["git"]
-    machine = section.fold("Command, machine and versions")
-    machine.key_values(
-        {
-            "command": " ".join(run["command"]),
-            "folder": run["folder"],
-            "host": hardware["host"],
-            "system": hardware["system"],
-            "processor": f"{hardware['processor']}, {hardware['cores']} cores",
-            "memory": human_bytes(hardware["memory_bytes"]),
-            "commit": "none" if git is None else git["commit"] + (" + changes" * git["dirty"]),
-            **{f"{name}": value for name, value in run["seeds"].items() if value is not None},
-        }
+def status_section(report: Report, view: RunView) -> Section | None:
+    """Adds, for a run that did not complete, what became of it and how far it came."""
+    if view.status not in _STATUS:
+        return None
+    attempt = view.record["attempts"][-1]
+    title, sentence = _STATUS[view.status]
+    section = report.section(title)
+    error = attempt.get("error") or ""
+    section.text(sentence, tone=STATUS_TONES[view.status])
+    steps = [point for point in view.points if point.step is not None]
+    day, _, time = clock(_last_sign(view)).partition(" ")
+    tiles = [Tile("Last sign of life", time, day)]
+    if steps:
+        most = view.record.get("max_steps")
+        tiles.append(Tile("Last step logged", steps[-1].step, f"of {most:,}" if most else ""))
+    checkpoint = _last_checkpoint(view)
+    where = "" if checkpoint is None else _place(checkpoint)
+    tiles.append(
+        Tile(
+            "Last checkpoint",
+            "none" if checkpoint is None else file_name(checkpoint.get("path")),
+            where,
+            "warning" if checkpoint is None and view.status in ("crashed", "failed") else "",
+        )
     )
-    machine.key_values(run["versions"])
-
-    stages = list(dict.fromkeys(name for a in run["attempts"] for name in a["timings"]))
-    attempts = [
-        [
-            attempt["number"],
-            attempt["status"],
-            attempt["started"].replace("T", " ").replace("+00:00", ""),
-            *(
-                duration(attempt["timings"][name]) if name in attempt["timings"] else "–"
-                for name in stages
-            ),
-            "; ".join(
-                f"{name}: {_setting_text(old)} → {_setting_text(new)}"
-                for name, (old, new) in attempt["changed"].items()
-            ),
-        ]
-        for attempt in run["attempts"]
-    ]
-    section.fold("Attempts and timings").table(
-        ["attempt", "status", "started (UTC)", *stages, "changed settings"], attempts
-    )
+    section.tiles(tiles)
+    if error:
+        section.code(error)
     return section
 
 
-def _setting_text(value: Any) -> str:
+def _last_sign(view: RunView) -> float | str:
+    """When the run last wrote something or beat."""
+    signs = [datetime.datetime.fromisoformat(view.record["updated"]).timestamp()]
+    signs += [point.time for point in view.points[-1:]]
+    signs += [event["time"] for event in view.events[-1:]]
+    beat = view.folder / "heartbeat"
+    if beat.exists():
+        signs.append(beat.stat().st_mtime)
+    return max(signs)
+
+
+def _last_checkpoint(view: RunView) -> dict[str, Any] | None:
+    """Returns the event of the newest checkpoint, None where none was saved."""
+    saved = [event for event in view.events if event["kind"] == "checkpoint"]
+    return saved[-1] if saved else None
+
+
+def _place(event: Mapping[str, Any]) -> str:
+    return "" if event.get("step") is None else f"step {event['step']:,}"
+
+
+def file_name(path: Any) -> str:
+    """Returns the last part of a path of any system."""
+    return str(path or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or "–"
+
+
+def attempts_section(report: Report, view: RunView) -> Section | None:
+    """Adds the attempts of a run that has several, and what no longer counts."""
+    attempts = view.record["attempts"]
+    if len(attempts) == 1:
+        return None
+    section = report.section("Attempts")
+    behind: dict[int, int] = {}
+    for point in view.points:
+        if point.superseded:
+            behind[point.attempt] = behind.get(point.attempt, 0) + 1
+    _attempts_table(section, attempts, view.status, view.record.get("stages") or [], behind)
+    if behind:
+        section.text(
+            "A later attempt went back to a checkpoint before the end of an earlier one. What was "
+            "logged past it is kept, is drawn dashed behind the curves and counts no more."
+        )
+    for attempt in attempts[:-1]:
+        if attempt.get("error"):
+            fold = section.fold(f"What ended attempt {attempt['number']}")
+            fold.code(attempt["error"])
+    return section
+
+
+def _attempts_table(
+    section: Section,
+    attempts: Sequence[Mapping[str, Any]],
+    status: str,
+    stages: Sequence[str],
+    behind: Mapping[int, int],
+) -> None:
+    timings = list(dict.fromkeys(name for a in attempts for name in a["timings"]))
+    columns = ["attempt", "status", "started (UTC)", "took"]
+    resumed = any(attempt.get("from_step") is not None for attempt in attempts)
+    columns += ["went on from"] * resumed + ["superseded log lines"] * bool(behind)
+    rows = []
+    for attempt in attempts:
+        state = status if attempt is attempts[-1] else attempt["status"]
+        row: list[Any] = [
+            attempt["number"],
+            state,
+            clock(attempt["started"]).removesuffix(" UTC"),
+            duration(attempt["seconds"]),
+        ]
+        if resumed:
+            row.append(_start(attempt, stages))
+        if behind:
+            row.append(behind.get(attempt["number"], 0))
+        for name in timings:
+            row.append(duration(attempt["timings"][name]) if name in attempt["timings"] else "–")
+        changed = [
+            f"{name}: {setting_text(old)} → {setting_text(new)}"
+            for name, (old, new) in attempt["changed"].items()
+        ]
+        rows.append([*row, "\n".join(changed)])
+    section.table([*columns, *timings, "changed settings"], rows)
+
+
+def _start(attempt: Mapping[str, Any], stages: Sequence[str]) -> str:
+    if attempt.get("from_step") is None:
+        return "–"
+    start = f"step {attempt['from_step']:,}" if attempt["from_step"] else "the start"
+    if len(stages) > 1 and attempt["from_stage"] is not None:
+        start += f" of {stages[attempt['from_stage']]}"
+    source = attempt.get("resumed_from")
+    return f"{start}, {file_name(source)}" if source else start
+
+
+# What ran
+
+
+def run_section(report: Report, run: Mapping[str, Any]) -> Section:
+    """Adds the settings with their sources, data, machine and versions, from ``run.json``."""
+    section = report.section("Run")
+    about = {key: run[key] for key in ("description", "notes") if run.get(key)}
+    if about:
+        section.key_values(about)
+    _settings(section, run.get("configuration") or {})
+    for name, title in (("data", "Data"), ("model_info", "Model")):
+        entries = {key: setting_text(value) for key, value, _ in flat_settings(run.get(name))}
+        if entries:
+            section.fold(title).key_values(entries)
+
+    hardware, git = run.get("hardware") or {}, run.get("git")
+    machine = section.fold("Command, machine and versions")
+    facts = {
+        "command": " ".join(run.get("command") or []),
+        "folder": run.get("folder"),
+        "host": hardware.get("host"),
+        "system": hardware.get("system"),
+        "processor": hardware.get("processor"),
+        "cores": hardware.get("cores"),
+        "accelerator": hardware.get("accelerator"),
+    }
+    if hardware.get("memory_bytes"):
+        facts["memory"] = human_bytes(hardware["memory_bytes"])
+    facts["commit"] = "none" if git is None else git["commit"] + (" + changes" * git["dirty"])
+    facts |= {"branch": (git or {}).get("branch"), "wandb run": run.get("wandb_run_id")}
+    facts |= run.get("seeds") or {}
+    machine.key_values({name: value for name, value in facts.items() if value not in (None, "")})
+    if run.get("versions"):
+        machine.key_values(run["versions"])
+    if len(run["attempts"]) == 1:
+        _attempts_table(section.fold("Timings"), run["attempts"], run["status"], [], {})
+    return section
+
+
+def _settings(section: Section, configuration: Mapping[str, Any]) -> None:
+    settings = list(flat_settings(configuration))
+    if not settings:
+        section.text("No settings were recorded.")
+        return
+    sources = any(source is not None for *_, source in settings)
+    parts = any("." in path for path, *_ in settings)
+    columns = ["section"] * parts + ["setting", "value"] + ["source"] * sources
+    rows, changed = [], []
+    for path, value, source in settings:
+        default = source == "default"
+        part, _, name = path.partition(".") if "." in path else ("", "", path)
+        row: list[Any] = [part] * parts
+        row += [Cell(name, strong=sources and not default), setting_text(value)]
+        rows.append(row + [source or "–"] * sources)
+        if not default:
+            changed.append(rows[-1])
+    if sources and changed and len(changed) < len(rows):
+        section.table(columns, changed, "Settings that differ from their defaults.")
+    everything = section.fold(f"All {len(rows)} settings", opened=not sources and len(rows) <= _FEW)
+    everything.table(columns, rows)
+
+
+def flat_settings(configuration: Any, path: str = "") -> Iterator[tuple[str, Any, str | None]]:
+    """Goes through a configuration of any depth.
+
+    Args:
+        configuration (mapping or None): Leaves are values, or ``{"value", "source"}``.
+        path (str): Of it in a larger one.
+
+    Yields:
+        ``"section.name"``, value and source (None where there is none).
+    """
+    if isinstance(configuration, Mapping) and configuration.keys() == {"value", "source"}:
+        yield path, configuration["value"], configuration["source"]
+    elif isinstance(configuration, Mapping) and (configuration or not path):
+        for key, value in configuration.items():
+            yield from flat_settings(value, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, configuration, None
+
+
+def setting_text(value: Any) -> str:
+    """Formats a setting for people."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else format_number(value)
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "–"
+        return ", ".join(map(setting_text, value)) or "–"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {item}" for key, item in value.items()) or "–"
+        return ", ".join(f"{key}: {setting_text(item)}" for key, item in value.items()) or "–"
     return str(value)
-
-
-def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a key; of a step that was logged twice (after a resume) the last."""
-    values = {
-        entry["step"]: math.nan if entry[key] is None else float(entry[key])
-        for entry in log_history
-        if key in entry and "step" in entry
-    }
-    return list(values), list(values.values())
-
-
-def _smoothed(name: str, steps: list[int], values: list[float]) -> list[Series]:
-    """The values, and a running mean in front of them where there are enough for one."""
-    if len(values) < 40:
-        return [Series(name, steps, values, color=0)]
-    reach, smooth = max(1, len(values) // 40), []
-    for place in range(len(values)):
-        near = values[max(0, place - reach) : place + reach + 1]
-        known = [value for value in near if math.isfinite(value)]
-        smooth.append(sum(known) / len(known) if known else math.nan)
-    return [
-        Series(f"{name} (each)", steps, values, color=0, faint=True),
-        Series(name, steps, smooth, color=0),
-    ]
-
-
-def _spans(values: Sequence[float | None], factor: float) -> bool:
-    """Whether positive values differ by more than a factor: then a log axis shows them."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return bool(known) and min(known) > 0 and max(known) > factor * min(known)

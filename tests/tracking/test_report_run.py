@@ -3,8 +3,10 @@ import math
 import pytest
 
 from hftune.tracking.report import Report
-from hftune.tracking.report_run import _smoothed, run_facts, run_section, training_section
+from hftune.tracking.report_run import attempts_section, run_facts, run_section
+from hftune.tracking.report_training import smoothed, training_section
 from hftune.tracking.run_record import RunRecord
+from hftune.tracking.run_view import RunView
 from hftune.utils.files import read_json
 
 HEALTH = {
@@ -93,7 +95,7 @@ def test_a_training_with_hardly_anything_logged():
 def test_smooth_curves_follow_the_values():
     values = [math.exp(-i / 50) for i in range(400)]
     values[100] = math.nan
-    raw, smooth = _smoothed("x", list(range(400)), values)
+    raw, smooth = smoothed("x", list(range(400)), values)
     assert raw.faint and raw.color == smooth.color
     assert all(abs(a - b) < 0.15 for a, b in zip(values, smooth.y, strict=True) if a == a)
 
@@ -115,6 +117,7 @@ def test_settings_machine_and_attempts(tmp_path):
     run = read_json(record.path)
     report = Report("a", facts=run_facts(run))
     section = run_section(report, run)
+    attempts_section(report, RunView.from_folder(tmp_path))
     changed = section.blocks[0]
     assert [[cell.value for cell in row] for row in changed["rows"]] == [
         ["training", "learning_rate", "0.0003", "command line"]

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...tracking.report import Cell, Report, Section, Series, Tile
-from ...tracking.report_run import run_facts, run_section, training_section
+from ...tracking.report_runs import write_runs_report
+from ...tracking.report_sections import TrainingHints, save_task_report
+from ...tracking.run_view import RunView
 from ...tracking.sparklines import spark_bars, spark_line
 from ...utils.files import read_json
 from .dates import format_time
@@ -23,6 +25,9 @@ __all__ = ["audit_section", "maps_section", "scores_section", "write_weather_rep
 
 _FIRST_MAPS = ("2t", "z_500", "msl", "t_850", "10u", "q_700", "q_850", "u_850", "v_850")
 _MAPS = 8
+_TRAINING = TrainingHints(
+    "eval_rmse_to_persistence", "validation RMSE / persistence", ("persistence", 1.0)
+)
 _BASELINES = ("persistence", "climatology", "untuned")
 
 
@@ -34,46 +39,36 @@ def write_weather_report(
     log_history: Sequence[Mapping[str, Any]] | None = None,
     title: str = "Weather forecasts",
 ) -> Path:
-    """Writes ``report.html`` from the files of a run.
+    """Writes a run's own sections, ``report_sections.json``, and with them ``report.html``.
+
+    Any later report of the run has the sections too.
 
     Args:
         output_dir (path): Folder of the run with ``run.json`` and ``scores.json``, and
             ``audit.json`` and ``gradient_health.json`` where there are any.
         fields (WeatherFields): The data of the run.
         example (ForecastExample, *optional*): The forecast to draw.
-        log_history (sequence of mappings, *optional*): Of the trainer's state; defaults to that of
-            the newest checkpoint.
+        log_history (sequence of mappings, *optional*): Of the trainer's state, for a run without
+            ``metrics.jsonl``; defaults to that of the newest checkpoint.
         title (str): Heading of the page.
 
     Returns:
         Where the report is.
     """
     folder = Path(output_dir)
-    run, scores = read_json(folder / "run.json"), read_json(folder / "scores.json")
-    report = Report(title, _subtitle(scores, fields), run_facts(run))
+    scores = read_json(folder / "scores.json")
+    report = Report(title, _subtitle(scores, fields))
     scores_section(report, scores)
     if example is not None:
         land = None
         if "lsm" in fields.layout.static_channels:
             land = fields.static_fields[fields.layout.static_channels.index("lsm")]
         maps_section(report, example, land)
-    history = _log_history(folder) if log_history is None else log_history
-    if history:
-        gradients = folder / "gradient_health.json"
-        training_section(
-            report,
-            history,
-            read_json(gradients) if gradients.exists() else None,
-            metric="eval_rmse_to_persistence",
-            metric_label="validation RMSE / persistence",
-            reference=("persistence", 1.0),
-        )
     if (folder / "audit.json").exists():
         audit_section(report, read_json(folder / "audit.json"))
-    run_section(report, run)
-    path = folder / "report.html"
-    report.write(path)
-    return path
+    save_task_report(folder, report, training=_TRAINING)
+    views = [RunView.from_folder(folder)]
+    return write_runs_report(views, folder / "report.html", log_history=log_history)
 
 
 def _subtitle(scores: Mapping[str, Any], fields: WeatherFields) -> str:
@@ -85,16 +80,6 @@ def _subtitle(scores: Mapping[str, Any], fields: WeatherFields) -> str:
         f"scored on {scores['samples']:,} forecasts from {scores['valid_from'][:10]} to "
         f"{scores['valid_to'][:10]}"
     )
-
-
-def _log_history(folder: Path) -> list[dict[str, Any]]:
-    states = [folder / "trainer_state.json"]
-    numbered = [p for p in folder.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
-    newest = sorted(numbered, key=lambda path: int(path.name.split("-")[-1]), reverse=True)
-    for path in states + [checkpoint / "trainer_state.json" for checkpoint in newest]:
-        if path.exists():
-            return read_json(path)["log_history"]
-    return []
 
 
 def scores_section(report: Report, scores: Mapping[str, Any]) -> Section:

@@ -93,7 +93,7 @@
       if (ticks.length >= 3) break;
     }
     const skip = Math.ceil(ticks.length / 8);
-    return ticks.length ? ticks.filter((_, i) => i % skip === 0) : niceTicks(low, high, 4);
+    return ticks.length > 1 ? ticks.filter((_, i) => i % skip === 0) : niceTicks(low, high, 4);
   };
 
   const chart = (figure) => {
@@ -116,13 +116,13 @@
 
     const color = (s) => `var(--c${s.color})`;
     spec.series.forEach((s, i) => {
-      if (s.faint) return;
+      if (s.faint && !s.dashed) return;
       const button = make("button", { type: "button", tabindex: "0", title: "Show or hide" }, legend);
-      make("i", { style: `border-color:${color(s)}`, class: s.dashed ? "dashed" : "" }, button);
+      make("i", { style: `border-color:${color(s)};opacity:${s.faint ? 0.5 : 1}`, class: s.dashed ? "dashed" : "" }, button);
       button.append(s.name);
       button.onclick = () => {
         // Its faint companions of the same colour go with it.
-        const mates = spec.series.map((o, j) => j).filter((j) => j === i || (spec.series[j].faint && spec.series[j].color === s.color));
+        const mates = spec.series.map((o, j) => j).filter((j) => j === i || (!s.dashed && spec.series[j].faint && !spec.series[j].dashed && spec.series[j].color === s.color));
         const hide = !off.has(i);
         for (const j of mates) if (hide) off.add(j); else off.delete(j);
         button.classList.toggle("off", hide);
@@ -183,8 +183,8 @@
           path += (pen ? "L" : "M") + px(x).toFixed(1) + " " + py(y).toFixed(1);
           pen = true;
         });
-        const style = { d: path, fill: "none", stroke: color(s), "stroke-width": s.faint ? 1 : 1.8, "stroke-linejoin": "round" };
-        if (s.faint) style.opacity = 0.35;
+        const style = { d: path, fill: "none", stroke: color(s), "stroke-width": s.faint ? (s.dashed ? 1.4 : 1) : 1.8, "stroke-linejoin": "round" };
+        if (s.faint) style.opacity = s.dashed ? 0.7 : 0.35;
         if (s.dashed) style["stroke-dasharray"] = "5 4";
         draw("path", style, area);
         if (s.dots || s.x.length === 1) s.x.forEach((x, i) => {
@@ -248,7 +248,8 @@
       if (drag === null) return;
       const end = place(event), start = drag;
       drag = null;
-      if (Math.abs(end.at - start.at) > 8) zoom = [Math.min(start.value, end.value), Math.max(start.value, end.value)];
+      const wide = Math.abs(end.value - start.value) > 1e-6 * Math.abs(start.value); // else ticks would be alike
+      if (wide && Math.abs(end.at - start.at) > 8) zoom = [Math.min(start.value, end.value), Math.max(start.value, end.value)];
       render();
     };
     plot.onpointercancel = () => { drag = null; render(); };
