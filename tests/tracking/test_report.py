@@ -113,8 +113,8 @@ def test_columns_of_numbers_are_flush_right_and_shades_are_bounded():
         ["name", "value"], [["x", 1.0], ["y", None], ["z", Cell(2.0, shade=7.0)]]
     )
     text = report.render()
-    assert re.findall(r'<td class="n?[^>]*>', text)[1] == '<td class="n">'
-    assert 'class="n worse" style="--shade:1.00"' in text
+    assert re.findall(r'<td class="n?[^>]*>', text)[1] == '<td class="n tight">'
+    assert 'class="n tight worse" style="--shade:1.00"' in text
 
 
 @pytest.mark.parametrize(
