@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Progress", "console", "duration", "is_main_process", "progress"]
+__all__ = ["Progress", "console", "duration", "is_main_process", "progress", "spark"]
 
 LOG_SECONDS = 30.0
 """Time between two lines of a progress that is written to a file instead of a terminal."""
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @functools.cache
@@ -35,6 +37,26 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def spark(values: Sequence[float], width: int) -> str:
+    """Draws numbers as bars: ``spark([0, 1, 2, 7], 4) == "▁▂▃█"``.
+
+    Args:
+        values (sequence of float): Finite numbers; neighbours are averaged to ``width``.
+        width (int): Characters at the most.
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        return ""
+    values = np.array([part.mean() for part in np.array_split(values, min(width, len(values)))])
+    span = np.ptp(values)
+    if span == 0:
+        return _BARS[0] * len(values)
+    heights = (values - values.min()) / span * (len(_BARS) - 1)
+    return "".join(_BARS[int(round(height))] for height in heights)
 
 
 class Progress:

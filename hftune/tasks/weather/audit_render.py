@@ -6,40 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ...utils.terminal import spark
 from .audit_findings import Finding, degrees_east, degrees_north
 
 if TYPE_CHECKING:
     from .audit import Audit
 
-__all__ = ["render_audit", "spark"]
+__all__ = ["render_audit"]
 
-_BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _MOST = 40
-
-
-def spark(values: Sequence[float], width: int) -> str:
-    """Draws numbers as bars: ``spark([0, 1, 2, 7], 4) == "▁▂▃█"``.
-
-    Args:
-        values (sequence of float): Finite numbers; neighbours are averaged to ``width``.
-        width (int): Characters at the most.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if not len(values):
-        return ""
-    values = np.array([part.mean() for part in np.array_split(values, min(width, len(values)))])
-    span = np.ptp(values)
-    if span == 0:
-        return _BARS[0] * len(values)
-    heights = (values - values.min()) / span * (len(_BARS) - 1)
-    return "".join(_BARS[int(round(height))] for height in heights)
 
 
 def _numbers(entry: dict[str, Any]) -> list[str]:

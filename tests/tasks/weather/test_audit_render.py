@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hftune.tasks.weather.audit import Audit
 from hftune.tasks.weather.audit_findings import Finding
-from hftune.tasks.weather.audit_render import spark
+from hftune.utils.terminal import spark
 
 
 def test_spark():
