@@ -149,7 +149,7 @@ class ContentStore:
                 f"{human_bytes(free)}; make room (hftune models gc), or set HFTUNE_MODELS_DIR to "
                 "another place"
             )
-        with self.holding(), self._explained():
+        with self.holding(), self.explained():
             entries = {name: self._store(path) for name, path in files.items()}
             data = _canonical(entries)
             digest = hashlib.sha256(data).hexdigest()
@@ -333,7 +333,7 @@ class ContentStore:
             StoreError: If a registration is under way.
             CheckpointError: If the manifest of a digest that stays is damaged.
         """
-        with self._flock("lock", fcntl.LOCK_EX | fcntl.LOCK_NB), self._explained():
+        with self._flock("lock", fcntl.LOCK_EX | fcntl.LOCK_NB), self.explained():
             keep = set(used())
             objects = {e["sha256"] for digest in keep for e in self.manifest(digest).values()}
             manifests = {f"{digest}.json" for digest in keep}
@@ -360,7 +360,7 @@ class ContentStore:
 
     @contextlib.contextmanager
     def _flock(self, name: str, kind: int) -> Iterator[None]:
-        with self._explained():
+        with self.explained():
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -376,7 +376,12 @@ class ContentStore:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Turns errors of the disk into ones that say what to do.
+
+        Raises:
+            StoreError: For every ``OSError``.
+        """
         try:
             yield
         except OSError as error:
