@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from ..tracking.json_lines import from_number, to_number
+from ..tracking.metric_directions import known_direction
 from ..utils.errors import ConfigurationError, did_you_mean
 from ..utils.terminal import console
 from .state import StatefulCallback
@@ -62,7 +63,7 @@ class BestMetricsCallback(StatefulCallback):
         metric (str, *optional*): What decides, with or without ``eval_``. Defaults to
             ``args.metric_for_best_model``, else to ``"loss"``.
         greater_is_better (bool, *optional*): Its direction. Defaults to ``args.greater_is_better``
-            where the metric comes from there too, and to False for the loss.
+            where the metric comes from there too, else to what is known of it.
 
     Attributes:
         best_metrics (dict): All metrics of the best evaluation by name, without ``eval_`` and
@@ -71,10 +72,10 @@ class BestMetricsCallback(StatefulCallback):
         best_step (int or None): Its step.
 
     Raises:
-        ConfigurationError: If a metric is given whose direction is not.
+        ConfigurationError: If the direction is neither given nor known.
 
     Example:
-        >>> best = BestMetricsCallback("rouge_combined_f1", greater_is_better=True)
+        >>> best = BestMetricsCallback("rouge_combined_f1")
         >>> trainer = Trainer(model, args, callbacks=[best], ...)
         >>> trainer.train()
         >>> best.best_metrics["rouge_combined_f1"], best.best_step
@@ -85,12 +86,12 @@ class BestMetricsCallback(StatefulCallback):
     def __init__(self, metric: str | None = None, greater_is_better: bool | None = None) -> None:
         self.metric = None if metric is None else metric.removeprefix("eval_")
         if greater_is_better is None and self.metric is not None:
-            if self.metric != "loss":
+            greater_is_better = known_direction(self.metric)
+            if greater_is_better is None:
                 raise ConfigurationError(
-                    f"BestMetricsCallback: found metric '{metric}' without a direction; pass "
-                    "greater_is_better=True or False"
+                    f"BestMetricsCallback: it is not known of '{metric}' whether a higher or a "
+                    "lower value is better; say so: greater_is_better=True or False"
                 )
-            greater_is_better = False
         self.greater_is_better = greater_is_better
         self.best_metrics: dict[str, float] = {}
         self.best_step: int | None = None

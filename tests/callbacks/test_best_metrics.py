@@ -187,11 +187,12 @@ def test_a_run_without_a_best_evaluation_says_why(metrics, said, capsys):
 
 def test_a_direction_is_never_guessed():
     assert BestMetricsCallback("eval_loss").greater_is_better is False
+    assert BestMetricsCallback("rouge_combined_f1").greater_is_better is True
     with pytest.raises(ConfigurationError) as error:
-        BestMetricsCallback("bleu")
+        BestMetricsCallback("eval_custom_score")
     assert str(error.value) == (
-        "BestMetricsCallback: found metric 'bleu' without a direction; pass "
-        "greater_is_better=True or False"
+        "BestMetricsCallback: it is not known of 'eval_custom_score' whether a higher or a lower "
+        "value is better; say so: greater_is_better=True or False"
     )
 
 
