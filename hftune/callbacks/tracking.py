@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import get_model_param_count
-from transformers.trainer_utils import unwrap_peft_model
 
 from ..tracking import exits
 from ..tracking.metric_directions import known_direction
@@ -26,11 +24,11 @@ from ..tracking.run_record import RunRecord
 from ..tracking.tracker import ExperimentTracker
 from ..utils.errors import TrainingInterrupted
 from ..utils.terminal import console, is_main_process
+from .model_info import describe_model, model_settings, model_type
 from .step_times import StepTimes
 
-__all__ = ["ExperimentTrackingCallback", "describe_model", "evaluation_metrics", "record_of"]
+__all__ = ["ExperimentTrackingCallback", "evaluation_metrics", "record_of"]
 
-_LONG = 128  # entries of a list or table inside a configuration that are kept
 _TIMES = ("_runtime", "_per_second", "_preparation_time", "_compilation_time")
 
 # By output folder: what other callbacks of the same run find theirs in.
@@ -117,6 +115,7 @@ class ExperimentTrackingCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         with self._harmless():
+            self._process = psutil.Process()
             if args.enable_jit_checkpoint:
                 self._listen_to_jit_checkpoint()
             folder = Path(args.output_dir).resolve()
@@ -189,14 +188,13 @@ class ExperimentTrackingCallback(TrainerCallback):
     # The run
 
     def _start(self, args: Any, state: Any, model: nn.Module, loader: Any) -> RunRecord:
-        inner = _inner(model)
-        configuration = {"training": args.to_dict(), **_model_settings(inner), **self.config}
+        configuration = {"training": args.to_dict(), **model_settings(model), **self.config}
         settings: dict[str, Any] = {
             "name": self.name or args.run_name,
             "configuration": configuration,
             "description": self.description or None,
             "tags": list(self.tags) or None,
-            "model_type": getattr(_config(inner), "model_type", "") or _class_name(inner),
+            "model_type": model_type(model),
             "data": _describe_data("train", loader),
             "seeds": {"seed": args.seed, "data_seed": args.data_seed or args.seed},
         }
@@ -262,7 +260,7 @@ class ExperimentTrackingCallback(TrainerCallback):
             return
         if "loss" in logs:
             logs |= self._times.collect(args, step)
-            logs |= _memory(args)
+            logs |= _memory(self._process, args)
             self._look_for_hidden_nan(args, state, logs)
         if self._trained and state.best_global_step not in (None, step):
             # The weights may be those of the best step: not a point of the curves.
@@ -375,64 +373,7 @@ def _is_evaluation(logs: Mapping[str, Any]) -> bool:
     return any(name.startswith("eval_") for name in logs)
 
 
-# Models and data
-
-
-def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Returns class, numbers of parameters and dtype of a model, and its adapter's kind.
-
-    Args:
-        model (torch.nn.Module): Also wrapped: by DDP, FSDP, DeepSpeed, PEFT, ``torch.compile``.
-    """
-    inner = _inner(model)
-    base = unwrap_peft_model(inner)
-    found = {
-        "class": _class_name(base),
-        "parameters": get_model_param_count(inner),
-        "trainable_parameters": get_model_param_count(inner, trainable_only=True),
-        "dtype": ", ".join(
-            sorted({str(p.dtype).removeprefix("torch.") for p in inner.parameters()})
-        ),
-    }
-    if base is not inner:
-        found["adapter"] = inner.active_peft_config.peft_type.value
-    return found
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return extract_model_from_parallel(model, keep_torch_compile=False)
-
-
-def _class_name(model: nn.Module) -> str:
-    # FSDP2 puts a class of its own before the model's.
-    classes = type(model).__mro__
-    return next(c.__name__ for c in classes if not c.__module__.startswith("torch.distributed"))
-
-
-def _config(model: nn.Module) -> Any:
-    """The configuration of a model of transformers; None of any other."""
-    config = getattr(model, "config", None)
-    return config if hasattr(config, "to_dict") else None
-
-
-def _model_settings(model: nn.Module) -> dict[str, Any]:
-    base, config = unwrap_peft_model(model), _config(model)
-    found = {} if config is None else {"model": config.to_dict()}
-    if base is not model:
-        found["adapter"] = model.active_peft_config.to_dict()
-    return {
-        section: {key: _cut(value) for key, value in values.items()}
-        for section, values in found.items()
-    }
-
-
-def _cut(value: Any) -> Any:
-    """A setting without long tables, such as the names of a thousand labels."""
-    if isinstance(value, (Mapping, list, tuple, set)) and len(value) > _LONG:
-        return f"{len(value)} entries"
-    if isinstance(value, Mapping):
-        return {key: _cut(item) for key, item in value.items()}
-    return [_cut(item) for item in value] if isinstance(value, (list, tuple)) else value
+# Data and memory
 
 
 def _describe_data(split: str, loader: Any) -> dict[str, Any]:
@@ -446,10 +387,8 @@ def _describe_data(split: str, loader: Any) -> dict[str, Any]:
     return found
 
 
-def _memory(args: Any) -> dict[str, int]:
-    import psutil
-
-    found = {"process_memory_bytes": psutil.Process().memory_info().rss}
+def _memory(process: psutil.Process, args: Any) -> dict[str, int]:
+    found = {"process_memory_bytes": process.memory_info().rss}
     if args.device.type == "cuda":
         found["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(args.device)
     return found

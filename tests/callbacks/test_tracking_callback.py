@@ -22,12 +22,8 @@ import tracked_trainer
 from tracked_trainer import Data, Model, make_trainer, send
 
 from hftune.callbacks import step_times
-from hftune.callbacks.tracking import (
-    ExperimentTrackingCallback,
-    describe_model,
-    evaluation_metrics,
-    record_of,
-)
+from hftune.callbacks.model_info import describe_model
+from hftune.callbacks.tracking import ExperimentTrackingCallback, evaluation_metrics, record_of
 from hftune.tracking import index
 from hftune.tracking.run_view import RunView
 from hftune.tracking.store import Store
