@@ -12,7 +12,7 @@ from .report import Cell, Report, Section, Series
 from .report_history import History, best_of, direction, metric_cell, number_cell
 from .report_lineage import samples_by_step
 from .report_run import STATUS_TONES, clock, file_name, flat_settings, setting_text
-from .report_training import grouped, lay_out, page_points, smoothed, spans
+from .report_training import grouped, lay_out, page_points, smoothed, spans, stage_name
 
 if TYPE_CHECKING:
     from .run_view import RunView
@@ -221,9 +221,9 @@ def compare_curves(
         for number, logged in enumerate(series):
             color, dashed = _style(number)
             for stage, (steps, values) in logged.get(name, {}).items():
-                label, stages = labels[number], views[number].record.get("stages") or []
+                label = labels[number]
                 if len(logged[name]) > 1:
-                    label += f", {stages[stage] if stage < len(stages) else f'stage {stage + 1}'}"
+                    label += f", {stage_name(views[number].record.get('stages') or [], stage)}"
                 if name in _NOISY or name.startswith("loss_"):
                     lines += smoothed(label, steps, values, color, dashed)
                 else:

@@ -134,8 +134,10 @@ def best_of(
     steps: Sequence[int], values: Sequence[float], better: bool | None
 ) -> tuple[float, int] | None:
     """Returns the best finite value and its first step; None without one or a direction."""
+    if better is None:
+        return None
     finite = [(v, s) for v, s in zip(values, steps, strict=True) if math.isfinite(v)]
-    if better is None or not finite:
+    if not finite:
         return None
     return min(finite, key=lambda pair: (-pair[0] if better else pair[0], pair[1]))
 

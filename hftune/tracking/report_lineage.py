@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .index import is_superseded
 from .report import Cell, Report, Section, Tile
 from .report_run import clock, file_name, setting_text
+from .report_training import stage_name
 
 if TYPE_CHECKING:
     from .run_view import RunView
@@ -90,7 +91,7 @@ def _checkpoints(view: RunView) -> list[Tile]:
     for path, event in reversed(saved.items()):
         step = event.get("step")
         note = [] if step is None else [f"step {step:,}"]
-        note += [stages[event["stage"]]] if len(stages) > 1 else []
+        note += [stage_name(stages, event["stage"])] if len(stages) > 1 else []
         note += [f"attempt {event['attempt']}"] if len(attempts) > 1 else []
         tiles.append(Tile("checkpoint", file_name(path), ", ".join(note)))
     return _some(tiles, _CHECKPOINTS)
@@ -130,7 +131,7 @@ def samples_section(report: Report, view: RunView) -> Section | None:
         shown += min(len(samples), _SAMPLES)
         if shown >= 4 * _SAMPLES:
             break
-    if shown < sum(map(len, steps)):
+    if samples is not steps[-1]:
         section.text("Samples of earlier steps are in events.jsonl.")
     return section
 

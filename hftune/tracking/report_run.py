@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.files import human_bytes
 from ..utils.terminal import duration
 from .report import Cell, Report, Section, Tile, format_number
+from .report_training import stage_name
 
 if TYPE_CHECKING:
     from .run_view import RunView
@@ -208,7 +209,7 @@ def _start(attempt: Mapping[str, Any], stages: Sequence[str]) -> str:
         return "–"
     start = f"step {attempt['from_step']:,}" if attempt["from_step"] else "the start"
     if len(stages) > 1 and attempt["from_stage"] is not None:
-        start += f" of {stages[attempt['from_stage']]}"
+        start += f" of {stage_name(stages, attempt['from_stage'])}"
     source = attempt.get("resumed_from")
     return f"{start}, {file_name(source)}" if source else start
 

@@ -54,7 +54,7 @@ def everything():
     section = report.section(EVIL)
     section.text(EVIL, tone="warning").tiles([Tile(EVIL, EVIL, EVIL), Tile("b", 3)])
     section.table([EVIL, "n"], [[EVIL, 1.5], [Cell(EVIL, note=EVIL, shade=-0.5), 2]], EVIL)
-    section.key_values({EVIL: EVIL})
+    section.key_values({EVIL: EVIL}).code(EVIL).flow([[Tile(EVIL, EVIL, EVIL)], [], [Tile("b", 1)]])
     section.curves([Series(EVIL, [0, 1], [1, 2])], title=EVIL, x_label=EVIL, caption=EVIL)
     figure = Figure()
     figure.subplots().set_title(EVIL, color=INK)
@@ -141,6 +141,24 @@ def test_long_curves_keep_their_extremes_and_what_is_not_finite():
     assert thin[x.index(60_000)] is None and thin[x.index(70_001)] is None
     with pytest.raises(ValueError, match="2 x and 1 y"):
         _thin([1, 2], [1])
+
+
+def test_long_texts_are_cut_and_can_be_opened():
+    report = Report("a")
+    report.section("s").table(["x"], [["short"], ["<b>" + "y" * 400]]).key_values({"k": "z" * 301})
+    text = report.render()
+    assert text.count('<details class="long">') == 2
+    assert f"&lt;b&gt;{'y' * 257}…</summary>&lt;b&gt;{'y' * 400}</details>" in text
+
+
+def test_a_table_has_as_many_cells_as_headings():
+    with pytest.raises(ValueError, match="a table of 2 columns has a row of 1 cells"):
+        Report("a").section("s").table(["x", "y"], [[1, 2], [1]])
+
+
+def test_boxes_stand_in_columns():
+    section = Report("a").section("s").flow([[], [Tile("run", "x")], []])
+    assert section.blocks[0]["columns"] == [[Tile("run", "x")]]
 
 
 def test_colours_are_not_given_twice():

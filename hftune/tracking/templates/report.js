@@ -260,7 +260,7 @@
   for (const figure of document.querySelectorAll("figure.chart")) chart(figure);
 
   // On paper everything is open.
-  const folds = [...document.querySelectorAll("details:not([open])")];
+  const folds = [...document.querySelectorAll("details:not([open], .long)")];
   addEventListener("beforeprint", () => folds.forEach((fold) => { fold.dataset.shut = fold.open ? "" : "1"; fold.open = true; }));
   addEventListener("afterprint", () => folds.forEach((fold) => { if (fold.dataset.shut) fold.open = false; }));
 })();

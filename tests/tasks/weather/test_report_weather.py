@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,9 @@ from hftune.tasks.weather.fields import FieldLayout, WeatherFields
 from hftune.tasks.weather.report_weather import scores_section, write_weather_report
 from hftune.tasks.weather.scores import ForecastScores
 from hftune.tracking.report import Report
+from hftune.tracking.report_runs import write_runs_report
 from hftune.tracking.run_record import RunRecord
+from hftune.tracking.run_view import RunView
 from hftune.utils.files import write_json
 
 LAYOUT = FieldLayout(
@@ -111,3 +115,45 @@ def test_a_report_is_written_from_the_files_of_a_run(tmp_path, whole):
         assert "1970-01-04 00:00 UTC" in text  # valid 48 hours after 2 January
         assert '"y":[12.0]' in text and '"y":[4.0]' not in text  # of the newest checkpoint
         assert "&lt;i&gt;odd" in text and "5°W to 2.5°E" in text and "1 warning" in text
+
+
+def test_the_same_report_can_be_written_later(tmp_path):
+    fields = WeatherFields(
+        LAYOUT,
+        np.arange(2) * 86400,
+        np.zeros((2, 3, 3, 4), np.float32),
+        np.zeros((1, 3, 4), np.float32),
+    )
+    values = np.random.default_rng(0).normal(280, 1, (2, 3, 3, 4)).astype(np.float32)
+    example = ForecastExample(LAYOUT, LEADS, 86400, values, values + 1)
+    with RunRecord.start(tmp_path, task="aurora", configuration={}) as record:
+        for step in (10, 20):
+            record.log_metrics({"loss": 1 / step}, step)
+            record.log_metrics({"eval_rmse_to_persistence": 8 / step}, step)
+        write_json(tmp_path / "scores.json", make_scores())
+    ignored = [{"step": 1, "loss": 77.0}]  # metrics.jsonl has it all
+    path = write_weather_report(
+        tmp_path, fields=fields, example=example, log_history=ignored, title="Aurora"
+    )
+    first = path.read_text(encoding="utf-8")
+    assert "77" not in first[first.index("<h2>Training") : first.index("<h2>Run")]
+    assert "persistence" in first and '"y":[0.8,0.4]' in first and "1970-01-04 00:00 UTC" in first
+    (tmp_path / "scores.json").unlink()
+    write_runs_report([RunView.from_folder(tmp_path)], path)
+    again = path.read_text(encoding="utf-8")
+    assert re.sub(r"f\d+-", "", again) == re.sub(r"f\d+-", "", first)
+
+
+def test_without_metrics_the_given_history_is_drawn(tmp_path):
+    fields = WeatherFields(
+        LAYOUT,
+        np.arange(2) * 86400,
+        np.zeros((2, 3, 3, 4), np.float32),
+        np.zeros((1, 3, 4), np.float32),
+    )
+    with RunRecord.start(tmp_path, task="aurora", configuration={}):
+        write_json(tmp_path / "scores.json", make_scores())
+    path = write_weather_report(
+        tmp_path, fields=fields, log_history=[{"step": 1, "loss": 77.0}], title="Aurora"
+    )
+    assert '"y":[77.0]' in path.read_text(encoding="utf-8")
