@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -168,9 +169,10 @@ def test_nobody_listens(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_BASE_URL", url)
     mirror = WandbCallback(run_id="abc12345")
     run(mirror, [1, 2])
+    refused = f"[Errno {errno.ECONNREFUSED}] Connection refused"
     assert capsys.readouterr().err == (
-        f"W&B: {url} cannot be reached ([Errno 111] Connection refused): the run is kept offline; "
-        "'wandb sync' uploads it\n"
+        f"W&B: {url} cannot be reached ({refused}): the run is kept offline; 'wandb sync' uploads "
+        "it\n"
     )
     assert kinds_of_runs(tmp_path) == {"offline-"}
     assert mirror.run_id == "abc12345"
@@ -233,7 +235,12 @@ def test_the_network_dies_in_the_middle(server, tmp_path, monkeypatch, capsys):
         f"{late}the model left out there",
         f"{late}the prediction samples left out there",
     ]
-    assert steps_of(history(tmp_path / "out")) == [1, 2] + 1000 * [3]  # to be synced
+    assert steps_of(history(tmp_path / "out")) == [1, 2] + 1000 * [3]
+
+    server.silent.clear()
+    command = "wandb sync --include-online out/wandb/run-*"
+    subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert steps_of(server.history(mirror.run_id)) == [1, 2] + 1000 * [3]
 
 
 def test_a_server_that_refuses_the_model(server, tmp_path, capsys):

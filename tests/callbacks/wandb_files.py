@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def isolate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name.lower()).mkdir()
         monkeypatch.setenv(name, str(folder / name.lower()))
     monkeypatch.setenv("NETRC", str(folder / "netrc"))
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", commands)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(folder)
 
