@@ -285,6 +285,10 @@ class ExperimentTrackingCallback(TrainerCallback):
         last = max((e["step"] for e in state.log_history if _is_evaluation(e)), default=None)
         final |= evaluation_metrics(state.log_history, last)
         best = evaluation_metrics(state.log_history, state.best_global_step)
+        self.record.log_metrics(
+            {f"final_{name}": value for name, value in final.items()}
+            | {f"best_{name}": value for name, value in best.items()}
+        )
         self.record.update(final_metrics=final, **({"best_metrics": best} if best else {}))
 
     def _interruption(self, args: Any, state: Any, signal_name: str) -> TrainingInterrupted:

@@ -25,6 +25,7 @@ from hftune.callbacks import step_times
 from hftune.callbacks.model_info import describe_model
 from hftune.callbacks.tracking import ExperimentTrackingCallback, evaluation_metrics, record_of
 from hftune.tracking import index
+from hftune.tracking.query import search_runs
 from hftune.tracking.run_view import RunView
 from hftune.tracking.store import Store
 from hftune.tracking.tracker import ExperimentTracker
@@ -87,6 +88,12 @@ def test_a_run_records_itself(tmp_path):
     assert record["final_metrics"] == {
         "loss": evaluations[-1]["eval_loss"],
         "train_loss": history[-1]["train_loss"],
+    }
+    last = run.points[-1]
+    assert last.step is None and last.metrics == {
+        "best_loss": best["eval_loss"],
+        "final_loss": evaluations[-1]["eval_loss"],
+        "final_train_loss": history[-1]["train_loss"],
     }
     saved = [event for event in run.events if event["kind"] == "checkpoint"]
     assert [(event["step"], event["path"]) for event in saved] == [
@@ -208,6 +215,10 @@ def test_nan(tmp_path):
     assert steps == [2, 4, 6, 8, 10, 12] and [math.isnan(v) for v in values[:2]] == [False] * 2
     assert all(math.isnan(value) for value in values[2:])
     assert not [event for event in run.events if event["kind"] == "warning"]
+    trained(tmp_path / "well")
+    index.refresh(Store())
+    for sort in ("metrics.loss", "-metrics.loss"):  # last either way
+        assert [found["name"] for found in search_runs(Store(), sort=sort)] == ["well", "shown"]
 
     trained(tmp_path / "hidden", model=Diverging())  # as transformers has it
     run = RunView.from_folder(tmp_path / "hidden")
