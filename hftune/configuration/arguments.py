@@ -28,6 +28,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..utils.errors import ConfigurationError
+from .plugins import resolve_callbacks
 
 __all__ = ["HFTuneArguments"]
 
@@ -66,6 +67,12 @@ class HFTuneArguments(TrainingArguments):
         gradient_spike_factor (float): How many times the running median is a spike. Defaults to 10.
         gradient_modules (list of str): Names of modules whose gradient norms are followed for
             themselves, whatever the depth of the others. Defaults to none.
+        callbacks (list of str or dict): Callbacks of installed packages, by name, with arguments:
+            ``"name"``, ``"name:key=value,key=value"``, ``'name:{"key": value}'``,
+            ``{"name": {"key": value}}``, or ``package.module:Class`` in place of the name; see
+            :mod:`~hftune.configuration.plugins`. Defaults to none.
+        callback_errors (str): What to do when one of these raises in training: ``"stop"`` the run,
+            or ``"disable"`` the callback for the rest of it. Defaults to ``"stop"``.
     """
 
     _section: ClassVar[str] = "training"
@@ -126,6 +133,20 @@ class HFTuneArguments(TrainingArguments):
     gradient_modules: list[str] = field(
         default_factory=list,
         metadata={"help": "Modules whose gradient norms are followed by name, whatever the depth."},
+    )
+    callbacks: list[Any] = field(
+        default_factory=list,
+        metadata={
+            "help": "Callbacks of installed packages ('hftune callbacks' lists them): NAME, "
+            'NAME:KEY=VALUE,KEY=VALUE or NAME:{"KEY": VALUE}; package.module:Class for NAME works '
+            "too."
+        },
+    )
+    callback_errors: Literal["stop", "disable"] = field(
+        default="stop",
+        metadata={
+            "help": "When one of these callbacks raises: stop the run, or disable the callback."
+        },
     )
 
     @staticmethod
@@ -198,6 +219,7 @@ class HFTuneArguments(TrainingArguments):
                 f"load_best_model_at_end: needs the same save_strategy and eval_strategy, found "
                 f"'{save}' and '{evaluate}'"
             )
+        problems += resolve_callbacks(values.get("callbacks") or [])[1]
         return problems
 
     def __post_init__(self) -> None:
@@ -205,6 +227,7 @@ class HFTuneArguments(TrainingArguments):
         for name, known in (
             ("gradient_health", (*_POLICIES, "off")),
             ("gradient_spikes", _POLICIES),
+            ("callback_errors", ("stop", "disable")),
         ):
             if getattr(self, name) not in known:
                 problems.append(

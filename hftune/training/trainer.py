@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..callbacks.gradient_health import GradientHealthCallback
+from ..callbacks.plugins import load_callbacks
 from ..callbacks.progress import HftuneProgressCallback
 from ..configuration.arguments import HFTuneArguments
 from ..utils.errors import ConfigurationError
@@ -58,6 +59,7 @@ class HFTuneMixin(DurableRuns):
     - ``args.ema_decay``: a moving average of the weights is what is evaluated, what the best model
       is, and what the model holds after training.
     - ``args.learning_rate_patterns``: learning rates by parameter name.
+    - ``args.callbacks``: callbacks of installed packages by name, after those of ``callbacks=``.
     - Gradient health, a progress bar that is right after a resume, and all of
       :class:`~hftune.training.durable.DurableRuns`: checkpoints that are whole, exact resume,
       signals.
@@ -105,6 +107,8 @@ class HFTuneMixin(DurableRuns):
                 args.greater_is_better = evaluator.greater_is_better
             if not self.evaluates_by_loss:
                 kwargs["eval_dataset"] = []
+        plugins = load_callbacks(args.callbacks, args.callback_errors)
+        kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), *plugins]
         self.average: WeightAverage | None = None
         self._parameter_count: int | None = None
         self._named_parameters: list[tuple[str, nn.Parameter]] | None = None
