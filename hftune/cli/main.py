@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "check weather data: gaps, NaN, units, ranges, drift",
     "doctor": "check this machine: versions, devices, disk, tokens",
     "forecast": "roll a saved weather model out and write NetCDF",
+    "models": "registered models: find, compare, promote, verify, export",
     "simulate": "write a simulated atmosphere to train on",
 }
 """Help line by command; ``hftune x`` runs ``hftune.cli.x.main(arguments)``."""

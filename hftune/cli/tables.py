@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _GAP = 2
+_FOLDED = 24  # what a column that is folded has at least
 
 
 def console() -> Console:
@@ -82,7 +83,7 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[Table, list[str]]:
     """
     shown = [column for column in columns if not column.rank or any(map(str, column.cells))]
     left_out: list[Column] = []
-    while sum(column.width + _GAP for column in shown) - _GAP > width:
+    while sum(map(_least, shown)) + _GAP * (len(shown) - 1) > width:
         last = max(shown, key=lambda column: column.rank)
         if not last.rank:
             break
@@ -91,12 +92,16 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[Table, list[str]]:
     return table(shown), [column.title for column in columns if column in left_out]
 
 
+def _least(column: Column) -> int:
+    return column.width if column.rank else min(column.width, _FOLDED)
+
+
 def table(columns: Sequence[Column]) -> Table:
     """Makes a table of all columns; those of rank 0 are folded where it gets too wide."""
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
         made.add_column(
             column.title,
