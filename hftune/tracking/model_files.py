@@ -15,6 +15,7 @@ __all__ = ["find_model_files", "walk"]
 _STATE = (
     "training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin",
     "scaler.pt", "rng_state*.pth", "random_states_*.pkl", "trainer_state.json", "global_step*",
+    "pytorch_model_fsdp*", "optimizer_*", "latest", "zero_to_fp32.py",  # of FSDP and DeepSpeed
     "loss_window_*.json", "hftune_manifest.json", "checkpoint-*", "quarantine", "run.json",
     "run.lock", "heartbeat", "metrics.jsonl", "events.jsonl", "report_sections.json",
     "report.html", "events.out.tfevents*", "__pycache__", ".*",
