@@ -268,34 +268,68 @@ def test_one_process_of_a_group_registers(tmp_path):
     assert is_equal(weights(info["model_id"]), saved)
 
 
-def test_a_sharded_model_is_registered_from_its_checkpoint(tmp_path):
-    whole = {"weight": torch.zeros(4, 2), "bias": torch.zeros(4)}
+def shard_on_cpu(monkeypatch) -> None:
+    """Has accelerate take FSDP on CPUs for what it is; it silently makes plain DDP of it."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    init = AcceleratorState.__init__
+
+    def init_sharded(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin")
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = plugin
+
+    monkeypatch.setattr(AcceleratorState, "__init__", init_sharded)
+
+
+@pytest.mark.parametrize("kind", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_a_sharded_model_is_registered_where_its_checkpoint_is_whole(tmp_path, monkeypatch, kind):
+    shard_on_cpu(monkeypatch)
 
     def work(rank):
-        torch.distributed.init_process_group("gloo")
-        mesh = torch.distributed.init_device_mesh("cpu", (2,))
-        model = torch.distributed.fsdp.fully_shard(nn.Linear(2, 4), mesh=mesh)
-        assert is_sharded(model) and not is_sharded(nn.Linear(2, 4))
-        arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True)
-        state = transformers.TrainerState(global_step=6, is_world_process_zero=rank == 0)
-        callback = ModelRegistryCallback(name="sharded")
-        event = (arguments, state, transformers.TrainerControl())
-        callback.on_train_end(*event, model=model)
-        assert callback.model_id is None
-        if rank == 0:
-            from safetensors.torch import save_file
-
-            (tmp_path / "checkpoint-6").mkdir()
-            save_file(whole, tmp_path / "checkpoint-6" / "model.safetensors")
-            torch.save({}, tmp_path / "checkpoint-6" / "optimizer.pt")
-        callback.on_train_end(*event, model=model)
-        assert (callback.model_id is None) == (rank == 1)
+        config = transformers.GPT2Config(
+            vocab_size=8, n_positions=8, n_embd=8, n_layer=2, n_head=2,
+            bos_token_id=None, eos_token_id=None,
+        )  # fmt: skip
+        blocks = {"version": 2, "transformer_layer_cls_to_wrap": ["GPT2Block"]}
+        whole = kind == "FULL_STATE_DICT"
+        arguments = transformers.TrainingArguments(
+            **{**settings(tmp_path), "load_best_model_at_end": whole},
+            fsdp=True,
+            fsdp_config={**blocks, "state_dict_type": kind},
+        )
+        data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 16
+        callbacks = [ExperimentTrackingCallback(), ModelRegistryCallback(name="sharded")]
+        trainer = transformers.Trainer(
+            transformers.GPT2LMHeadModel(config),
+            arguments,
+            train_dataset=data,
+            eval_dataset=data,
+            callbacks=callbacks,
+        )
+        trainer.train()
+        assert is_sharded(trainer.model) and not is_sharded(nn.Linear(2, 4))
+        assert (callbacks[1].model_id is not None) == (whole and rank == 0)
 
     assert together(work) == [0, 0]
-    [info] = ModelRegistry().search_models()
-    assert is_equal(weights(info["model_id"]), whole)
-    assert (info["architecture"], info["left_out"]) == ("Linear", ["optimizer.pt"])
-    assert (tmp_path / "checkpoint-6" / "model.safetensors").exists()
+    run = RunView.from_folder(tmp_path)
+    assert run.status == "completed" and run.record["model_info"]["class"] == "GPT2LMHeadModel"
+    assert run.record["model_info"]["parameters"] == 1888
+    models = ModelRegistry().search_models()
+    if kind == "SHARDED_STATE_DICT":
+        [message] = [e["message"] for e in run.events if "share its weights" in str(e)]
+        assert f"{tmp_path / 'checkpoint-4'} does not have them whole" in message
+        assert models == []
+        return
+    [info] = models
+    checkpoint = tmp_path / f"checkpoint-{info['lineage']['step']}"
+    assert is_equal(weights(info["model_id"]), load_file(checkpoint / "model.safetensors"))
+    assert "pytorch_model_fsdp.bin" in info["left_out"]
+    transformers.AutoModelForCausalLM.from_pretrained(ModelRegistry().folder("sharded"))
 
 
 # Trainers of others
