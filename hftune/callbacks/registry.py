@@ -79,8 +79,10 @@ class ModelRegistryCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, processing_class=None, **kwargs):
         record = record_of(args.output_dir)
-        stopped = record is not None and record.values["status"] in ("killed", "preempted")
-        if not state.is_world_process_zero or stopped or exits.stopping_signal():
+        stopped = exits.stopping_signal() and state.global_step < state.max_steps
+        if record is not None:
+            stopped = stopped or record.values["status"] in ("killed", "preempted")
+        if stopped or not state.is_world_process_zero:
             return
         try:
             self._register(record, args, state, model, processing_class)

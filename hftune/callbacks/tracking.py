@@ -177,7 +177,7 @@ class ExperimentTrackingCallback(TrainerCallback):
             return
         with self._harmless():
             stopped_by = self._signal or exits.stopping_signal()
-            if stopped_by is not None:
+            if stopped_by is not None and state.global_step < state.max_steps:
                 if self._owns:
                     self.record.finish_with(self._interruption(args, state, stopped_by))
                 return

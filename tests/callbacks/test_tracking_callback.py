@@ -24,11 +24,13 @@ from tracked_trainer import Data, Model, make_trainer, send
 from hftune.callbacks import step_times
 from hftune.callbacks.model_info import describe_model
 from hftune.callbacks.tracking import ExperimentTrackingCallback, evaluation_metrics, record_of
+from hftune.configuration.arguments import HFTuneArguments
 from hftune.tracking import index
 from hftune.tracking.query import search_runs
 from hftune.tracking.run_view import RunView
 from hftune.tracking.store import Store
 from hftune.tracking.tracker import ExperimentTracker
+from hftune.training.trainer import HFTuneTrainer
 
 torch.set_num_threads(1)
 
@@ -324,9 +326,6 @@ ENDS = {
     "SIGINT": (-signal.SIGINT, "killed", "ended by SIGINT"),
     "SIGKILL": (-signal.SIGKILL, "crashed", None),
     "hftune": (75, "preempted", "checkpoint-6"),
-    "recipe": (75, "preempted", "checkpoint-6"),
-    "no_save": (75, "killed", "goes on from the start"),
-    "jit": (0, "preempted", "checkpoint-6"),
     "after_hftune": (128 + signal.SIGTERM, "killed", "ended by SIGTERM"),
 }
 
@@ -370,6 +369,40 @@ def test_the_traceback_of_a_failure_is_kept_and_shown(ends):
         error.splitlines()[-3:]
         == [line for line in said.splitlines() if line in error.splitlines()[-3:]][:3]
     )
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "state", "error"),
+    [
+        ("recipe", 75, "preempted", "checkpoint-6"),
+        ("no_save", 75, "killed", "goes on from the start"),
+        ("jit", 0, "preempted", "checkpoint-6"),
+    ],
+)
+def test_how_a_training_was_stopped(tmp_path, case, status, state, error):
+    assert run_alone(lambda: tracked_trainer.CASES[case](tmp_path)) == status
+    [attempt] = RunView.from_folder(tmp_path).record["attempts"]
+    assert attempt["status"] == state and attempt["error"].endswith(error)
+
+
+def test_a_preempted_run_goes_on_to_the_curve_of_one_that_nothing_happened_to(tmp_path):
+    def run(folder, *more):
+        callbacks = [ExperimentTrackingCallback(), *more]
+        kinds = dict(kind=HFTuneTrainer, arguments=HFTuneArguments)
+        trainer = make_trainer(folder, callbacks, **kinds)
+        trainer.train()
+        return losses(trainer)
+
+    whole = run(tmp_path / "whole")
+    folder = tmp_path / "out"
+    stopped = run_alone(lambda: run(folder, tracked_trainer.At(5, send(signal.SIGTERM))))
+    assert stopped == 75
+    assert run(folder) == whole
+    found = RunView.from_folder(folder)
+    assert [a["status"] for a in found.record["attempts"]] == ["preempted", "completed"]
+    assert found.record["attempts"][1]["from_step"] == 5 and found.curve("loss") == whole
+    [resumed] = [event for event in found.events if event["kind"] == "resumed"]
+    assert (resumed["step"], resumed["checkpoint"]) == (5, str(folder / "checkpoint-5"))
 
 
 # Several processes
