@@ -83,7 +83,12 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     _option(parser, "architecture", help="models of this architecture")
     _option(parser, "alias", help="models that an alias of this name points to")
     _option(parser, "run", metavar="ID", help="models that this run trained")
-    _option(parser, "latest", action="store_true", help="of each name only the newest version")
+    _option(
+        parser,
+        "latest",
+        action="store_true",
+        help="of each name only the newest version that fulfils the rest",
+    )
     _option(
         parser, "sort", default="created", metavar="BY",
         help="created (the newest first, the default), name, size (the largest first), or a "

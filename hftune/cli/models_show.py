@@ -175,6 +175,8 @@ def _loading(model: Model, files: Mapping[str, Any]) -> list[str]:
         except (OSError, ValueError, LookupError, TypeError):
             name = "AutoModel"
         lines.append(f"model = {name}.from_pretrained(folder)")
+    elif "model.safetensors" in files:
+        lines.append('weights = safetensors.torch.load_file(folder / "model.safetensors")')
     return lines
 
 
