@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from ..utils.errors import ConfigurationError, did_you_mean
-from .run_record import STATES
+from .run_record import STATES, clean_text
 from .tables import params, runs, summaries
 from .terms import Term, resolve
 
@@ -84,6 +84,7 @@ def where_condition(
     Raises:
         ConfigurationError: With the place, if it cannot be read or names what nobody knows.
     """
+    text = clean_text(text)
     try:
         tokens = _tokens(text)
         return _Parser(connection, tokens, time.time() if now is None else now).parse()
@@ -235,12 +236,12 @@ class _Parser:
             return self._of_metric(term, operator, value)
         if kind == "setting":
             return self._of_setting(term, operator, value)
-        if operator == "!=":
-            return sa.not_(self._of_field(term, "=", value))
+        negated, operator = operator == "!=", "=" if operator == "!=" else operator
         condition = self._of_field(term, operator, value)
         # NULL must not come out: "not" would leave it as it is.
-        nullable = runs.c[term.text].nullable and not _is_none(value)
-        return sa.and_(term.column.is_not(None), condition) if nullable else condition
+        if runs.c[term.text].nullable and not _is_none(value):
+            condition = sa.and_(term.column.is_not(None), condition)
+        return sa.not_(condition) if negated else condition
 
     def _of_field(self, term: Term, operator: str, value: _Token) -> ColumnElement[bool]:
         column, text = term.column, value.text

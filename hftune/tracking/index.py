@@ -224,7 +224,9 @@ def _write_run(connection: Connection, run_id: str, row: Mapping[str, Any]) -> t
     if new:
         _write_settings(connection, run_id, row["record"])
         return 0, 0
-    connection.execute(runs.update().where(place).values(**row))
+    # Somebody who read the record later may have been faster.
+    if known.record.get("revision", 0) <= row["record"].get("revision", 0):
+        connection.execute(runs.update().where(place).values(**row))
     if _settings(known.record) != _settings(row["record"]):
         connection.execute(params.delete().where(params.c.run_id == run_id))
         _write_settings(connection, run_id, row["record"])
@@ -251,8 +253,9 @@ def _settings(record: Mapping[str, Any]) -> tuple[Any, Any]:
 def _write_settings(connection: Connection, run_id: str, record: Mapping[str, Any]) -> None:
     rows = []
     for key, value in flat(plain(record["configuration"])):
-        number = value if isinstance(value, (int, float)) and math.isfinite(value) else None
-        rows.append({"run_id": run_id, "key": key, "value": json.dumps(value), "number": number})
+        rows.append(
+            {"run_id": run_id, "key": key, "value": json.dumps(value), "number": _number(value)}
+        )
     if rows:
         connection.execute(params.insert(), rows)
     for metric, greater in record.get("metric_directions", {}).items():
@@ -262,6 +265,15 @@ def _write_settings(connection: Connection, run_id: str, record: Mapping[str, An
             .values(metric=metric, **direction)
             .on_conflict_do_update(index_elements=["metric"], set_=direction)
         )
+
+
+def _number(setting: Any) -> float | None:
+    if isinstance(setting, bool) or not isinstance(setting, (int, float)):
+        return None  # PostgreSQL takes no boolean for a number
+    try:
+        return float(setting) if math.isfinite(setting) else None
+    except OverflowError:  # an integer that no float can hold
+        return None
 
 
 def _write_metrics(

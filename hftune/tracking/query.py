@@ -18,6 +18,7 @@ from ..utils.files import read_json
 from .filters import where_condition
 from .index import flat, plain
 from .json_lines import from_number
+from .run_record import clean_text
 from .run_view import RunView
 from .tables import models, params, runs, summaries
 from .terms import FIELDS, Term, resolve
@@ -33,6 +34,7 @@ __all__ = [
     "find_run",
     "load_experiment",
     "registered_models",
+    "relatives",
     "search_runs",
     "summary_json",
 ]
@@ -58,7 +60,7 @@ def find_run(store: Store, experiment_id: str) -> Row:
     Raises:
         ConfigurationError: If there is none, or several; names those that may have been meant.
     """
-    text = experiment_id
+    text = clean_text(experiment_id)
     newest = sa.select(*_COLUMNS).order_by(runs.c.created.desc(), runs.c.id.desc()).limit(6)
     with store.read() as connection:
         found = connection.execute(newest.where(runs.c.id == text)).all()
@@ -139,7 +141,7 @@ def search_runs(
     """
     with store.read() as connection:
         condition = where_condition(connection, where) if where else None
-        terms = [resolve(connection, column) for column in columns]
+        terms = [resolve(connection, clean_text(column)) for column in columns]
         found: list[dict[str, Any]] = []
         for statement in _in_order(connection, sort or "-created"):
             if condition is not None:
@@ -157,7 +159,7 @@ def search_runs(
 def _in_order(connection: Connection, sort: str) -> Iterator[Select]:
     """Selects runs, one statement after the other: what has a value, what has not."""
     falling = sort.startswith("-")
-    term = resolve(connection, sort.removeprefix("-"))
+    term = resolve(connection, clean_text(sort).removeprefix("-"))
     newest = (runs.c.created.desc(), runs.c.id.desc())
     every = sa.select(*_COLUMNS)
 
@@ -193,7 +195,7 @@ def _add_values(connection: Connection, found: list[dict[str, Any]], terms: Sequ
         run["values"] = {t.text: run[t.text] for t in terms if t.text in FIELDS}
     s = summaries.c
     for row in connection.execute(
-        sa.select(s.run_id, s.key, s.last, s.low, s.high).where(s.run_id.in_(by_id)).order_by(s.key)
+        sa.select(s.run_id, s.key, s.last, s.low, s.high).where(s.run_id.in_(by_id))
     ):
         run = by_id[row.run_id]
         run["metrics"][row.key] = math.nan if row.last is None else row.last
@@ -201,6 +203,8 @@ def _add_values(connection: Connection, found: list[dict[str, Any]], terms: Sequ
             if term.kind == "metric" and term.key == row.key:
                 value = getattr(row, term.column.name)
                 run["values"][term.text] = math.nan if value is None else value
+    for run in found:
+        run["metrics"] = dict(sorted(run["metrics"].items()))
     settings = {term.key: term.text for term in terms if term.kind == "setting"}
     for row in connection.execute(
         sa.select(params.c.run_id, params.c.key, params.c.value).where(
@@ -251,14 +255,11 @@ def experiment_json(
     for point in view.points:
         if not point.superseded:
             metrics.update(point.metrics)
-    happened = {
-        kind: [
-            {key: value for key, value in event.items() if key != "kind"}
-            for event in view.events
-            if event["kind"] == kind
-        ]
-        for kind in ("checkpoint", "warning")
-    }
+    happened: dict[str, list[dict[str, Any]]] = {"checkpoint": [], "warning": []}
+    for event in view.events:
+        if event["kind"] in happened:
+            known = {key: value for key, value in event.items() if key != "kind"}
+            happened[event["kind"]].append({"step": None, **known})
     return {
         "experiment_id": record["experiment_id"],
         "name": record["name"],
@@ -312,14 +313,19 @@ def load_experiment(store: Store, experiment_id: str) -> dict[str, Any]:
         ConfigurationError: If there is no such run.
     """
     run = find_run(store, experiment_id)
-    view = RunView.from_store(store, run.id)
+    return experiment_json(RunView.from_store(store, run.id), **relatives(store, run.id))
+
+
+def relatives(store: Store, experiment_id: str) -> dict[str, list[Any]]:
+    """Returns ``children`` (ids) and ``models`` of a run, as :func:`experiment_json` takes them."""
     with store.read() as connection:
         children = connection.execute(
-            sa.select(runs.c.id).where(runs.c.parent_run == run.id).order_by(runs.c.created)
+            sa.select(runs.c.id).where(runs.c.parent_run == experiment_id).order_by(runs.c.created)
         ).scalars()
-        return experiment_json(
-            view, children=children.all(), models=registered_models(connection, run.id)
-        )
+        return {
+            "children": list(children),
+            "models": registered_models(connection, experiment_id),
+        }
 
 
 def registered_models(connection: Connection, experiment_id: str) -> list[dict[str, Any]]:
