@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -57,10 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hftune: '{name}' is not a command.{hint}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"hftune.cli.{name}").main(rest)
+        code = importlib.import_module(f"hftune.cli.{name}").main(rest)
+        sys.stdout.flush()  # here a reader that is gone can still be noticed
+        return code
     except HftuneError as error:
         print(f"hftune {name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # "| head" has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\nhftune {name}: interrupted", file=sys.stderr)
         return 130

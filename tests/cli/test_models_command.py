@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hftune.cli import models, tables
 from hftune.cli.main import main
 from hftune.tracking.registry import ModelRegistry
 from hftune.tracking.store import Store
+from hftune.tracking.tracker import ExperimentTracker
 
 ROUGE = "rouge_combined_f1"
 
@@ -327,6 +329,15 @@ def test_what_users_wrote_does_not_steer_the_terminal(run, register):
     assert "[red]a�[31m�b:smile:" in shown and "�]0;title� :smile: [link]" in shown
 
 
+def test_show_names_the_run(run, register, tmp_path):
+    record = ExperimentTracker().start(tmp_path / "run", name="기준 실험")
+    record.finish("completed")
+    register(experiment_id=record.experiment_id)
+    _, shown, _ = run("show", "kobart")
+    said = f"trained by the run {record.experiment_id} '기준 실험' (completed)"
+    assert said in shown
+
+
 @pytest.mark.parametrize(
     ("ref", "hint"),
     [
@@ -579,6 +590,19 @@ def test_export(run, three, tmp_path):
     assert errors == f"hftune models: {target} exists already: name a new or an empty folder\n"
     code, shown, _ = run("export", "t5", "-o", tmp_path / "json", "--json")
     assert json.loads(shown)["folder"] == str(tmp_path / "json")
+
+
+@pytest.mark.parametrize("form", ["--json", "--limit=5"])
+def test_a_reader_that_is_gone_is_no_error(three, form):
+    program = "import sys; from hftune.cli.main import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-c", program, "models", "list", form],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert result.stderr == ""
 
 
 # Help
