@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Background"]
 
 _PACE = 1.0  # seconds between two looks at what is new
+_PATIENCE = 2.0  # seconds that one try waits for a lock: it comes again, and a fork waits for it
 _LAST_PATIENCE = 15.0  # seconds that the end of a run waits for the index
 
 
@@ -32,7 +33,7 @@ class Background:
     """
 
     def __init__(self, record: RunRecord, store: Store) -> None:
-        self._record, self._store = record, store
+        self._record, self._store = record, store.with_patience(_PATIENCE)
         self._news, self._end = threading.Event(), threading.Event()
         self._failures = 0
         self._process = os.getpid()

@@ -428,6 +428,7 @@ class RunRecord:
                 is_open = self.heartbeat is not None and self.attempt["finished"] is None
                 change(self.values)
                 self.values["updated"] = _now()
+                self.values["revision"] = self.values.get("revision", 0) + 1
                 if is_open:
                     self.attempt["seconds"] = seconds
                 self._unwritten = True
@@ -476,6 +477,7 @@ def _first_values(
     }
     kept: dict[str, Any] = {}
     attempts: list[dict[str, Any]] = []
+    revision = 0
     if path.exists():
         before = read_json(path)
         attempts = before["attempts"]
@@ -484,9 +486,11 @@ def _first_values(
         attempt["number"] = len(attempts) + 1
         attempt["changed"] = _changes(before["configuration"], configuration)
         kept = {name: before[name] for name in _KEPT if name in before}
+        revision = before.get("revision", 0) + 1
     return {
         **kept,
         "format": 2,
+        "revision": revision,  # counts the changes: the index keeps the newest
         "task": task,
         "status": "created",
         "started": attempts[0]["started"] if attempts else now,

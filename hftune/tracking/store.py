@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["Store", "StoreError", "insert", "next_id"]
 
 _PATIENCE = 30.0  # seconds that a writer waits for another
+# A fork in the middle of SQLite's work would leave the child with locks that nobody opens.
+_at_work = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _at_work
+    _at_work = threading.RLock()
+
+
+os.register_at_fork(
+    before=lambda: _at_work.acquire(),
+    after_in_parent=lambda: _at_work.release(),
+    after_in_child=_after_fork,
+)
+
 _ADVISORY_LOCK = 7_270_414_905  # any number that other programs do not take
 # Write-ahead logs need memory that all processes share; over a network they lose data.
 _NETWORK_FILE_SYSTEMS = re.compile(r"nfs|cifs|smb|lustre|gpfs|beegfs|ceph|fuse\.sshfs|9p|afs")
@@ -106,6 +122,10 @@ class Store:
                 sa.event.listen(self._made, "begin", _begin)
         return self._made
 
+    def with_patience(self, seconds: float) -> Store:
+        """Returns the same store for somebody who waits longer or less long."""
+        return Store(self._url.render_as_string(hide_password=False), patience=seconds)
+
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads.
@@ -134,12 +154,13 @@ class Store:
         import sqlalchemy as sa
 
         try:
-            if not self._ready:
-                self._prepare()
-                self._ready = True
-            with self._engine.connect() as connection:
-                with connection.execution_options(hftune_write=write).begin():
-                    yield connection
+            with _at_work if self.is_sqlite else contextlib.nullcontext():
+                if not self._ready:
+                    self._prepare()
+                    self._ready = True
+                with self._engine.connect() as connection:
+                    with connection.execution_options(hftune_write=write).begin():
+                        yield connection
         except sa.exc.DBAPIError as error:
             raise StoreError(f"the experiment store {self.url}: {_reason(error)}") from error
 
