@@ -14,9 +14,11 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "audit": "check weather data: gaps, NaN, units, ranges, drift",
+    "callbacks": "list the callbacks that installed packages declare",
     "doctor": "check this machine: versions, devices, disk, tokens",
     "forecast": "roll a saved weather model out and write NetCDF",
     "models": "registered models: find, compare, promote, verify, export",
+    "runs": "recorded runs: list, show, compare, watch, report, export",
     "simulate": "write a simulated atmosphere to train on",
 }
 """Help line by command; ``hftune x`` runs ``hftune.cli.x.main(arguments)``."""
