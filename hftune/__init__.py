@@ -13,7 +13,11 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "callbacks.best_metrics": ["BestMetricsCallback"],
         "callbacks.gradient_health": ["GradientHealthCallback"],
+        "callbacks.registry": ["ModelRegistryCallback"],
+        "callbacks.tracking": ["ExperimentTrackingCallback"],
+        "callbacks.wandb_mirror": ["WandbCallback"],
         "configuration.arguments": ["HFTuneArguments"],
         "tasks.aurora.configuration_aurora": ["AuroraConfig"],
         "tasks.aurora.modeling_aurora": ["AuroraForForecasting"],
@@ -22,12 +26,18 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tasks.weather.samples": ["make_samples"],
         "tasks.weather.scores": ["ForecastScores"],
         "tasks.weather.store": ["open_fields"],
+        "tracking.registry": ["ModelRegistry"],
+        "tracking.tracker": ["ExperimentTracker"],
         "training.trainer": ["HFTuneTrainer"],
     },
 )
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two
+    from .callbacks.best_metrics import BestMetricsCallback as BestMetricsCallback
     from .callbacks.gradient_health import GradientHealthCallback as GradientHealthCallback
+    from .callbacks.registry import ModelRegistryCallback as ModelRegistryCallback
+    from .callbacks.tracking import ExperimentTrackingCallback as ExperimentTrackingCallback
+    from .callbacks.wandb_mirror import WandbCallback as WandbCallback
     from .configuration.arguments import HFTuneArguments as HFTuneArguments
     from .tasks.aurora.configuration_aurora import AuroraConfig as AuroraConfig
     from .tasks.aurora.modeling_aurora import AuroraForForecasting as AuroraForForecasting
@@ -37,4 +47,6 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from .tasks.weather.samples import make_samples as make_samples
     from .tasks.weather.scores import ForecastScores as ForecastScores
     from .tasks.weather.store import open_fields as open_fields
+    from .tracking.registry import ModelRegistry as ModelRegistry
+    from .tracking.tracker import ExperimentTracker as ExperimentTracker
     from .training.trainer import HFTuneTrainer as HFTuneTrainer

@@ -31,8 +31,10 @@ from pathlib import Path
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
+from hftune.callbacks.tracked_run import register_best_model, run_callbacks, start_run
 from hftune.configuration.arguments import HFTuneArguments
 from hftune.configuration.resolve import parse
+from hftune.configuration.tracking_arguments import TrackingArguments
 from hftune.tasks.aurora.arguments_aurora import AuroraModelArguments
 from hftune.tasks.aurora.prepare_aurora import base_config, prepare_aurora
 from hftune.tasks.weather.arguments_weather import WeatherDataArguments
@@ -42,7 +44,6 @@ from hftune.tasks.weather.prepare_weather import prepare_weather_data
 from hftune.tasks.weather.report_weather import write_weather_report
 from hftune.tasks.weather.samples import collate
 from hftune.tasks.weather.scores_render import render_scores
-from hftune.tracking.run_record import RunRecord
 from hftune.training.trainer import HFTuneTrainer
 from hftune.utils.errors import HftuneError
 from hftune.utils.files import write_json
@@ -60,20 +61,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         WeatherDataArguments,
         AuroraModelArguments,
         HFTuneArguments,
+        TrackingArguments,
         argv=argv,
         description=__doc__,
     )
-    data_args, model_args, args = settings.values
+    data_args, model_args, args, tracking = settings.values
     output_dir = Path(args.output_dir)
     say = console().print if is_main_process() else lambda *_: None
     say(settings.show(changed_only=True))
 
-    with RunRecord.start(
+    with start_run(
         output_dir,
+        tracking,
         task="aurora",
         configuration=settings.as_dict(),
         seeds={"seed": args.seed, "data_seed": args.data_seed},
     ) as record:
+        callbacks = run_callbacks(record, tracking)
+
         # 1. Data: opened, audited, split
         base = base_config(model_args, data_args.lead_hours)
         with record.timed("data"):
@@ -112,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             train_dataset=data.train,
             data_collator=collate,
             evaluator=evaluator(data.validation),
+            callbacks=callbacks,
             data_fingerprint=data.fields.fingerprint,
         )
         test = evaluator(data.test)
@@ -133,6 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_main_process():
             write_json(output_dir / "scores.json", results)
             record.update(results=results["summary"])
+            measured = {f"test_{name}": value for name, value in test.metrics(scores).items()}
+            record.log_metrics(measured)
+            register_best_model(record, tracking, trainer, output_dir / "model", measured)
             record.finish()
             report = write_weather_report(
                 output_dir,

@@ -28,7 +28,14 @@ from .best_metrics import add_rouge_combined
 from .model_info import is_sharded, model_config, model_type, unwrapped
 from .tracking import evaluation_metrics, record_of
 
-__all__ = ["ModelRegistryCallback", "register_again", "register_run_model"]
+__all__ = [
+    "ModelRegistryCallback",
+    "derived_name",
+    "describe_training",
+    "evaluated_performance",
+    "register_again",
+    "register_run_model",
+]
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 _REQUEST = "registration.json"  # what register_again reads
@@ -110,11 +117,11 @@ class ModelRegistryCallback(TrainerCallback):
             record,
             self.registry,
             folder,
-            self.name or _derived_name(record, args),
-            _performance(state, step),
+            self.name or derived_name(record, args),
+            evaluated_performance(state, step),
             architecture=self.architecture or model_type(model),
             checkpoint=self.checkpoint or getattr(model_config(model), "_name_or_path", "") or None,
-            training_info=_training_info(args, state),
+            training_info=describe_training(args, state),
             step=step,
             config={"training": args.to_dict()} if record is None else None,
         )
@@ -284,14 +291,25 @@ def _check_weights(folder: Path) -> None:
         )
 
 
-def _derived_name(record: RunRecord | None, args: Any) -> str:
-    """The run's name as far as a model can have it."""
+def derived_name(record: RunRecord | None, args: Any) -> str:
+    """Returns the run's name as far as a model can have it.
+
+    Args:
+        record (RunRecord, *optional*): The run.
+        args (TrainingArguments): Of its trainer.
+    """
     run = args.run_name or Path(args.output_dir).resolve().name
     name = run if record is None else record.values.get("name") or run
     return re.sub(r"[^\w .\-]+", "-", name)[:128].strip(" .-_") or "model"
 
 
-def _performance(state: Any, step: int) -> dict[str, float]:
+def evaluated_performance(state: Any, step: int) -> dict[str, float]:
+    """Returns the metrics of the evaluation at a step; the training loss where there was none.
+
+    Args:
+        state (TrainerState): Of the trainer.
+        step (int): Optimizer steps.
+    """
     found = add_rouge_combined(evaluation_metrics(state.log_history, step))
     losses = [logs["train_loss"] for logs in state.log_history if "train_loss" in logs]
     if not found and losses:  # without an evaluation
@@ -299,7 +317,13 @@ def _performance(state: Any, step: int) -> dict[str, float]:
     return found
 
 
-def _training_info(args: Any, state: Any) -> dict[str, Any]:
+def describe_training(args: Any, state: Any) -> dict[str, Any]:
+    """Returns epochs, steps, batch size, learning rate and seconds of a training.
+
+    Args:
+        args (TrainingArguments): Of the trainer.
+        state (TrainerState): Of the trainer.
+    """
     return {
         "epochs": state.epoch,
         "steps": state.global_step,

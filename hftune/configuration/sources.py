@@ -29,7 +29,14 @@ __all__ = [
 
 _PREFIX = "HFTUNE_"
 RESERVED_VARIABLES = frozenset(
-    {"HFTUNE_HOME", "HFTUNE_REQUIRE_DATA", "HFTUNE_TEST_DATA", "HFTUNE_TRACKING_URL"}
+    {
+        "HFTUNE_HOME",
+        "HFTUNE_MODELS_DIR",
+        "HFTUNE_REQUIRE_DATA",
+        "HFTUNE_REQUIRE_POSTGRES",
+        "HFTUNE_TEST_DATA",
+        "HFTUNE_TRACKING_URL",
+    }
 )
 """``HFTUNE_*`` variables that are no settings of a run."""
 
@@ -234,7 +241,9 @@ def read_environment(
 
 
 def _from_environment(text: str, field: Field) -> Any:
-    if is_list(field.hint) and "," in text and not text.startswith("["):
+    # Values of any kind may hold commas themselves; several of those are a JSON list.
+    is_plain = is_list(field.hint) and field.hint != list[Any]
+    if is_plain and "," in text and not text.startswith("["):
         return [Plain(part.strip()) for part in text.split(",") if part.strip()]
     return Plain(text)
 
@@ -295,6 +304,28 @@ def read_command_line(
         else:
             given = _option(name, values, names, problems)
             found.given += [given] if given else []
+    found.given = _joined(found.given)
+    return found
+
+
+def _joined(given: list[Given]) -> list[Given]:
+    """Makes one list of an option that stands several times: ``--callbacks a --callbacks b``."""
+    found: list[Given] = []
+    lists: dict[str, int] = {}
+    for one in given:
+        name = one.field.name
+        if not is_list(one.field.hint):
+            found.append(one)
+        elif name not in lists:
+            lists[name] = len(found)
+            found.append(one)
+        else:
+            parts = [
+                value
+                for part in (found[lists[name]].value, one.value)
+                for value in (part if isinstance(part, list) else [part])
+            ]
+            found[lists[name]] = Given(one.field, parts, one.source)
     return found
 
 

@@ -30,6 +30,7 @@ class Data:
     levels: list[float] | None = None
     weights: dict[str, float] | None = None
     options: dict | str | None = None
+    callbacks: list[Any] = field(default_factory=list)
     mode: Literal["fast", "slow"] = "fast"
     cache: Path | None = None
 
@@ -80,6 +81,16 @@ def test_defaults_are_constructed():
     assert data == Data()
     assert training == Training()
     assert {row.source for row in resolve().table} == {"default"}
+
+
+def test_a_list_option_that_stands_several_times_is_one_list():
+    data = resolve(
+        "--callbacks", "a:x=1,y=2", "--lead_hours", "24", "--callbacks", "b", "c", "--lead-hours=48"
+    ).values[0]  # fmt: skip
+    assert data.callbacks == ["a:x=1,y=2", "b", "c"] and data.lead_hours == [24, 48]
+    environ = {"HFTUNE_CALLBACKS": "a:x=1,y=2", "HFTUNE_LEAD_HOURS": "24,48"}
+    data = resolve(environ=environ).values[0]
+    assert data.callbacks == ["a:x=1,y=2"] and data.lead_hours == [24, 48]
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):

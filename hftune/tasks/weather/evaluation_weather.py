@@ -258,7 +258,14 @@ class ForecastEvaluator:
         model = trainer_or_model
         if not isinstance(model, torch.nn.Module):
             model = trainer_or_model.model_wrapped
-        scores = self.evaluate(model)
+        return self.metrics(self.evaluate(model))
+
+    def metrics(self, scores: ForecastScores) -> dict[str, float]:
+        """Returns what the evaluator calls metrics, of scores that are there.
+
+        Args:
+            scores (ForecastScores): Of :meth:`evaluate`.
+        """
         metrics = {self.primary_metric: scores.mean_rmse_to_persistence()}
         if len(self.lead_hours) > 1:
             for index, hours in enumerate(self.lead_hours):

@@ -1,0 +1,134 @@
+"""What a recipe needs to have its run recorded: a start, its trainer's callbacks, the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from ..configuration.tracking_arguments import TrackingArguments
+from ..tracking.index import plain
+from ..tracking.run_record import RunRecord
+from ..tracking.tracker import ExperimentTracker
+from .model_info import model_config, model_type, unwrapped
+from .registry import (
+    derived_name,
+    describe_training,
+    evaluated_performance,
+    register_run_model,
+)
+from .tracking import ExperimentTrackingCallback
+
+__all__ = ["register_best_model", "run_callbacks", "start_run"]
+
+
+def start_run(
+    output_dir: str | os.PathLike[str],
+    arguments: TrackingArguments,
+    *,
+    task: str,
+    configuration: Mapping[str, Any],
+    seeds: Mapping[str, int] | None = None,
+) -> RunRecord:
+    """Starts the record of a recipe's run, in the experiment store unless that is turned off.
+
+    Args:
+        output_dir (path): The run's folder.
+        arguments (TrackingArguments): Settings.
+        task (str): For example ``"aurora"``.
+        configuration (mapping): The resolved settings with their sources.
+        seeds (mapping, *optional*): Name to seed.
+
+    Returns:
+        The record, a context manager that ends with the run.
+
+    Raises:
+        ConfigurationError: If a run that is alive has the folder, or there is no such parent run.
+    """
+    texts = {"description": arguments.experiment_description, "tags": arguments.tags}
+    if arguments.tracking == "off":
+        return RunRecord.start(
+            output_dir,
+            task=task,
+            configuration=configuration,
+            seeds=seeds,
+            name=arguments.experiment_name or os.path.basename(os.path.abspath(output_dir)),
+            **texts,
+        )
+    return ExperimentTracker().start(
+        output_dir,
+        name=arguments.experiment_name,
+        task=task,
+        configuration=configuration,
+        seeds=seeds,
+        parent_run=arguments.parent_run,
+        **texts,
+    )
+
+
+def run_callbacks(record: RunRecord, arguments: TrackingArguments) -> list[TrainerCallback]:
+    """Returns the callbacks that log a training into the record and its mirrors.
+
+    Args:
+        record (RunRecord): Of :func:`start_run`.
+        arguments (TrackingArguments): Settings.
+
+    Raises:
+        ConfigurationError: If Weights & Biases is asked for and is not installed.
+    """
+    callbacks: list[TrainerCallback] = [ExperimentTrackingCallback(record)]
+    if arguments.wandb != "off":
+        from .wandb_mirror import WandbCallback
+
+        callbacks.append(
+            WandbCallback(
+                arguments.wandb_project,
+                record.values["name"],
+                tags=arguments.tags,
+                notes=arguments.experiment_description or None,
+                config=plain(record.values["configuration"]),
+                mode=arguments.wandb,
+                run_id=record.values.get("wandb_run_id"),
+                on_run_id=lambda run_id: record.update(wandb_run_id=run_id),
+            )
+        )
+    return callbacks
+
+
+def register_best_model(
+    record: RunRecord,
+    arguments: TrackingArguments,
+    trainer: Trainer,
+    folder: str | os.PathLike[str],
+    scores: Mapping[str, float],
+) -> str | None:
+    """Registers the model that a recipe saved at its end, unless that is turned off.
+
+    Args:
+        record (RunRecord): Of :func:`start_run`.
+        arguments (TrackingArguments): Settings.
+        trainer (Trainer): Trained, its best model loaded.
+        folder (path): Where the model was saved.
+        scores (mapping): What the recipe measured, beside the validation's metrics.
+
+    Returns:
+        The model's id; None where it was not registered, and in every process but the first.
+    """
+    if arguments.tracking == "off" or not arguments.register_model:
+        return None
+    args, state = trainer.args, trainer.state
+    model = unwrapped(trainer.model)
+    step = state.best_global_step or state.global_step
+    return register_run_model(
+        record,
+        None,
+        folder,
+        arguments.registered_name or derived_name(record, args),
+        {**evaluated_performance(state, step), **scores},
+        architecture=model_type(model),
+        checkpoint=getattr(model_config(model), "_name_or_path", "") or None,
+        training_info=describe_training(args, state),
+        step=step,
+    )
