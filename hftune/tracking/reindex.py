@@ -61,14 +61,18 @@ def reindex(store: Store, folders: Iterable[str | os.PathLike[str]] = ()) -> Rei
             done.problems.append(f"{folder}: no run.json there or below it")
         places += found
     seen: dict[str, Path] = {}
+    left_out: dict[Path, str] = {}
     try:
         for place in progress(places, "Indexing runs", "runs"):
             try:
                 done.runs.append(_index(store, place, seen))
             except _Skipped as skipped:
-                done.problems.append(f"{place}: {skipped}")
+                left_out[place] = str(skipped)
     finally:
         _count_on(store, done.runs)
+    # A link to a folder that was moved leads to where it was found.
+    found = {index.run_links() / run_id for run_id in done.runs}
+    done.problems += [f"{place}: {why}" for place, why in left_out.items() if place not in found]
     return done
 
 

@@ -183,6 +183,10 @@ def test_copies_and_moves(store, tmp_path):
     assert reindex(store, [tmp_path / "moved"]).runs == ["exp_20260101_001"]
     assert find_run(store, "001").folder == str(tmp_path / "moved")
     assert links() == {"exp_20260101_001": tmp_path / "moved"}
+    (tmp_path / "moved").rename(tmp_path / "further")
+    lose(store)
+    done = reindex(store, [tmp_path / "further"])
+    assert (done.runs, done.problems) == (["exp_20260101_001"], [])
 
 
 def test_a_run_that_nothing_tracked_gets_an_id(store, tmp_path):
