@@ -392,12 +392,12 @@ def questions(store: Any) -> dict[str, Callable[[], Any]]:
         "models: three metrics": lambda: registry.search_models(
             min_performance={"eval_rouge1_f1": 0.9, "eval_loss": 0.1, "eval_accuracy": 0.9}
         ),
-        "models: one name": lambda: registry.search_models(name="kobart_17"),
+        "models: one name": lambda: registry.search_models(name="kobart_0"),
         "models: alias": lambda: registry.search_models(alias="production", limit=50),
         "models: all": lambda: registry.search_models(),
         "models: best 5": lambda: registry.get_best_models("eval_rouge1_f1"),
         "models: by id": lambda: registry.get_model_info(model),
-        "models: by alias": lambda: registry.get_model_info("kobart_17@production"),
+        "models: by alias": lambda: registry.get_model_info("kobart_0@production"),
         "models: unknown id": lambda: unknown(registry.get_model_info, model + "9"),
     }
 
