@@ -16,6 +16,7 @@ from ..utils.files import human_bytes
 from ..utils.terminal import progress
 from . import models_show
 from . import models_views as views
+from .arguments import joined, limit
 from .tables import Column, confirmed, console, print_json, table
 
 if TYPE_CHECKING:
@@ -60,14 +61,6 @@ def _version(text: str) -> int | None:
     return int(text)
 
 
-def _limit(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a number from 1, or all")
-    return int(text)
-
-
 def _directions(parser: argparse.ArgumentParser, of: str) -> None:
     group = parser.add_mutually_exclusive_group()
     for name, greater in (("greater_is_better", True), ("smaller_is_better", False)):
@@ -92,10 +85,11 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     _option(
         parser, "sort", default="created", metavar="BY",
         help="created (the newest first, the default), name, size (the largest first), or a "
-        "metric (the best first; not finite values and models without it come last)",
+        "metric (the best first; not finite values and models without it come last); a '-' before "
+        "it: the largest first, whatever is better",
     )  # fmt: skip
     _option(
-        parser, "limit", type=_limit, default=50, metavar="N",
+        parser, "limit", type=limit, default=50, metavar="N",
         help="how many at the most, or all (default 50)",
     )  # fmt: skip
 
@@ -143,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     one = command("best", views.best, "show the models that are best in a metric", "",
                   "--metric rouge_combined_f1 --limit 3")  # fmt: skip
     _option(one, "metric", required=True, help="as it was registered")
-    _option(one, "limit", type=_limit, default=5, metavar="N",
+    _option(one, "limit", type=limit, default=5, metavar="N",
             help="how many at the most, or all (default 5)")  # fmt: skip
     _directions(one, "the metric")
 
@@ -180,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
             "holds while the alias to be set is free")  # fmt: skip
     _option(one, "metric", help="in which --must_beat compares")
     _min(one, "min_metric")
-    _directions(one, "--metric")
+    _directions(one, "--metric and --min_metric")
 
     one = command("demote", _demote, "remove an alias", "The version it points to stays.",
                   "kobart --alias staging")  # fmt: skip
@@ -241,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(joined(argv, "--sort"))
 
     from ..tracking.registry import ModelRegistry, RegistryError
 
@@ -261,6 +255,7 @@ def _promote(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     parts = (arguments.model, arguments.version)
     model = registry.get_model_info(":".join(part for part in parts if part is not None))
     name, alias = model["name"], arguments.alias
+    minimum = views.bounds(arguments.min_metric, "--min_metric")
     before = registry.search_models(name=name, alias=alias)
     model = registry.promote(
         name,
@@ -268,8 +263,8 @@ def _promote(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
         alias,
         must_beat=arguments.must_beat,
         metric=arguments.metric,
-        min_metric=views.bounds(arguments.min_metric, "--min_metric"),
-        greater_is_better=arguments.greater,
+        min_metric=minimum,
+        metric_directions=views.directions(arguments.greater, arguments.metric, minimum),
         **_expected(arguments),
     )
     if arguments.json:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import ConfigurationError, did_you_mean
@@ -25,6 +24,7 @@ __all__ = [
     "best",
     "bounds",
     "compare",
+    "directions",
     "find_all",
     "list_models",
     "settings",
@@ -102,39 +102,28 @@ def _is_better_higher(registry: ModelRegistry, metric: str, explicit: bool | Non
 
 def list_models(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     """Shows the models that fulfil all conditions."""
+    from ..tracking.registry_find import SORTS
+
     minimum = bounds(getattr(arguments, "min", ()), "--min")
-    explicit = _explicit(minimum, arguments.greater)
-    by, limit = arguments.sort, arguments.limit
-    newest_first = by == "created" and not arguments.latest
+    by, limit = arguments.sort.removeprefix("-"), arguments.limit
+    metric = None if by in SORTS else by
     models = registry.search_models(
         arguments.architecture,
         minimum,
         name=arguments.name,
         alias=arguments.alias,
         experiment_id=arguments.run,
-        limit=limit and limit + 1 if newest_first else None,
-        metric_directions=explicit,
+        sort=arguments.sort,
+        latest=arguments.latest,
+        limit=limit and limit + 1,
+        metric_directions=directions(arguments.greater, metric, minimum),
     )
-    if arguments.latest:
-        newest = Counter()
-        for model in models:
-            newest[model["name"]] = max(newest[model["name"]], model["version"])
-        models = [model for model in models if model["version"] == newest[model["name"]]]
-    metrics = list(minimum)
-    if by == "name":
-        models.sort(key=lambda model: (model["name"], -model["version"]))
-    elif by == "size":
-        models.sort(key=lambda model: -model["bytes"])
-    elif by != "created" and models:
-        higher = _is_better_higher(registry, by, arguments.greater)
-        models.sort(key=lambda model: _rank(model["performance"].get(by), higher))
-        metrics = [by, *(metric for metric in metrics if metric != by)]
     more = limit is not None and len(models) > limit
     models = models[:limit]
     if arguments.json:
         print_json([as_json(model) for model in models])
     elif models:
-        _print_list(models, metrics)
+        _print_list(models, list(dict.fromkeys([*([metric] if metric else []), *minimum])))
         if more:
             console().print(f"There are more than {limit}: --limit N.", style="dim")
     else:
@@ -142,40 +131,41 @@ def list_models(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explicit(metrics: Mapping[str, float], greater: bool | None) -> dict[str, bool]:
-    """What ``--greater_is_better`` says, of the metrics that need it."""
+def directions(greater: bool | None, metric: str | None, others: Iterable[str]) -> dict[str, bool]:
+    """What ``--greater_is_better`` or ``--smaller_is_better`` says.
+
+    Args:
+        greater (bool, *optional*): Which of the two was given.
+        metric (str, *optional*): What it is said of.
+        others (iterable of str): Metrics of which it is said too where their direction is not
+            known.
+    """
     from ..tracking.metric_directions import known_direction
 
     if greater is None:
         return {}
-    return {metric: greater for metric in metrics if known_direction(metric) is None}
-
-
-def _rank(value: float | None, higher: bool) -> tuple[int, float]:
-    if value is None or math.isnan(value):
-        return (3 if value is None else 2), 0.0
-    if math.isinf(value):
-        return 1, -value if higher else value
-    return 0, -value if higher else value
+    metrics = [other for other in others if known_direction(other) is None]
+    return dict.fromkeys([*metrics, metric] if metric else metrics, greater)
 
 
 def _nothing_found(registry: ModelRegistry, arguments: argparse.Namespace) -> str:
-    known = registry.search_models()
-    if not known:
+    from ..tracking.registry_find import names_of
+
+    with registry.store.read() as connection:
+        count, names, architectures = names_of(connection)
+    if not count:
         return "No model is registered yet. ModelRegistry().register_model(...) registers one."
     near = ""
-    for key, wanted in (("name", arguments.name), ("architecture", arguments.architecture)):
-        names = {model[key] for model in known}
-        if wanted is not None and wanted not in names:
-            near += did_you_mean(wanted, names)
-    return f"None of the {len(known)} registered models fulfils this.{near}"
+    for wanted, known in ((arguments.name, names), (arguments.architecture, architectures)):
+        if wanted is not None and wanted not in known:
+            near += did_you_mean(wanted, known)
+    return f"None of the {count} registered models fulfils this.{near}"
 
 
 def best(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     """Shows the best models."""
     metric = arguments.metric
-    limit = arguments.limit or sys.maxsize
-    models = registry.get_best_models(metric, limit, greater_is_better=arguments.greater)
+    models = registry.get_best_models(metric, arguments.limit, greater_is_better=arguments.greater)
     if arguments.json:
         print_json([as_json(model) for model in models])
         return 0

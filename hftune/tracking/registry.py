@@ -16,12 +16,14 @@ from .contents import ContentStore, Garbage
 from .registry_entry import add_version, checked_facts, find_parent
 from .registry_files import changing
 from .registry_find import (
-    best_records,
+    by_metric,
     direction_of,
     find_record,
+    find_records,
     infos,
     lineage,
     metrics_of,
+    order_of,
     search_records,
 )
 from .registry_gates import UNSET, RegistryError, check_expected, move_alias
@@ -164,13 +166,13 @@ class ModelRegistry:
         return info
 
     def get_best_models(
-        self, metric: str, limit: int = 5, *, greater_is_better: bool | None = None
+        self, metric: str, limit: int | None = 5, *, greater_is_better: bool | None = None
     ) -> list[dict[str, Any]]:
         """Returns the models that are best in a metric, the best first.
 
         Args:
             metric (str): As it was registered.
-            limit (int): How many at the most. Defaults to 5.
+            limit (int, *optional*): How many at the most, None for all. Defaults to 5.
             greater_is_better (bool, *optional*): Its direction, where that is not known.
 
         Returns:
@@ -179,11 +181,10 @@ class ModelRegistry:
         Raises:
             ConfigurationError: If no model has the metric, or its direction is not known.
         """
-        if limit < 1:
-            raise ConfigurationError(f"limit: found {limit}, expected 1 or more")
+        metric = clean_text(metric)
         with self.store.read() as connection:
-            greater = direction_of(connection, metric, greater_is_better)
-            records = best_records(connection, metric, limit, greater)
+            order = by_metric(metric, direction_of(connection, metric, greater_is_better))
+            records = search_records(connection, order, measured=True, limit=limit)
             return infos(connection, self.contents, records)
 
     def search_models(
@@ -195,10 +196,12 @@ class ModelRegistry:
         experiment_id: str | None = None,
         parent_model: str | None = None,
         alias: str | None = None,
+        sort: str = "created",
+        latest: bool = False,
         limit: int | None = None,
         metric_directions: Mapping[str, bool] | None = None,
     ) -> list[dict[str, Any]]:
-        """Returns the models that fulfil all conditions, the newest first.
+        """Returns the models that fulfil all conditions.
 
         Args:
             architecture (str, *optional*): As it was registered.
@@ -208,6 +211,12 @@ class ModelRegistry:
             experiment_id (str, *optional*): Trained by this run.
             parent_model (str, *optional*): Trained from this model.
             alias (str, *optional*): That an alias of this name points to.
+            sort (str): ``"created"`` (the newest first), ``"size"`` (the largest first),
+                ``"name"``, or a metric: the best first; infinities, NaN and models without it come
+                last. After a dash (``"-loss"``) the largest first, whatever is better. Defaults to
+                ``"created"``.
+            latest (bool): Of each name only the newest version that fulfils the rest. Defaults to
+                False.
             limit (int, *optional*): How many at the most. Defaults to all.
             metric_directions (mapping, *optional*): Directions of metrics, where not known.
 
@@ -226,12 +235,20 @@ class ModelRegistry:
                 "experiment_id": experiment_id,
                 "parent_model": parent_model,
             }
-            declared = metric_directions or {}
+            declared = _by_clean_name(metric_directions)
             bounds = {
                 metric: (float(bound), direction_of(connection, metric, declared.get(metric)))
-                for metric, bound in (min_performance or {}).items()
+                for metric, bound in _by_clean_name(min_performance).items()
             }
-            records = search_records(connection, equal, alias, bounds, limit)
+            records = search_records(
+                connection,
+                order_of(connection, sort, declared),
+                equal=equal,
+                alias=alias,
+                bounds=bounds,
+                latest=latest,
+                limit=limit,
+            )
             return infos(connection, self.contents, records)
 
     def compare_models(self, refs: Sequence[str]) -> dict[str, list[float | None]]:
@@ -243,15 +260,8 @@ class ModelRegistry:
         Raises:
             ConfigurationError: If there is no such model.
         """
-        found, problems = [], []
         with self.store.read() as connection:
-            for ref in refs:
-                try:
-                    found.append(metrics_of(find_record(connection, ref)))
-                except ConfigurationError as error:
-                    problems += error.problems
-        if problems:
-            raise ConfigurationError(problems)
+            found = [metrics_of(record) for record in find_records(connection, refs)]
         metrics = dict.fromkeys(metric for numbers in found for metric in numbers)
         return {metric: [numbers.get(metric) for numbers in found] for metric in metrics}
 
@@ -306,6 +316,7 @@ class ModelRegistry:
         min_metric: Mapping[str, float] | None = None,
         *,
         greater_is_better: bool | None = None,
+        metric_directions: Mapping[str, bool] | None = None,
     ) -> dict[str, Any]:
         """Has an alias point to a version, if everything that is asked for holds.
 
@@ -323,6 +334,7 @@ class ModelRegistry:
             min_metric (mapping, *optional*): How good it must be at least, in each metric's own
                 direction.
             greater_is_better (bool, *optional*): Direction of ``metric``, where not known.
+            metric_directions (mapping, *optional*): Directions of all metrics, where not known.
 
         Returns:
             The model, as :meth:`get_model_info`.
@@ -336,6 +348,11 @@ class ModelRegistry:
         if (must_beat is None) != (metric is None):
             raise ConfigurationError("promote: must_beat and metric are given together, or neither")
         ref = f"{name}:{version}"
+        declared = _by_clean_name(metric_directions)
+        if metric is not None:
+            metric = clean_text(metric)
+            if greater_is_better is not None:
+                declared[metric] = greater_is_better
         self.folder(ref)
         with changing(self.store, self.contents) as change:
             move_alias(
@@ -345,8 +362,8 @@ class ModelRegistry:
                 expect=expect,
                 must_beat=must_beat,
                 metric=metric,
-                min_metric=min_metric or {},
-                greater=greater_is_better,
+                min_metric=_by_clean_name(min_metric),
+                declared=declared,
             )
         return self.get_model_info(ref)
 
@@ -500,6 +517,10 @@ class ModelRegistry:
             ``models`` (ids that were added), ``events`` (how many were) and ``problems``.
         """
         return registry_files.reindex(self.store, self.contents)
+
+
+def _by_clean_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {clean_text(name): value for name, value in (values or {}).items()}
 
 
 def _iso(seconds: float) -> str:

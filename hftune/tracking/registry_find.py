@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..utils.errors import ConfigurationError, did_you_mean
 from .contents import ContentStore
@@ -14,21 +15,40 @@ from .run_record import clean_text
 from .tables import aliases, directions, models, performance
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection
 
 __all__ = [
-    "LARGEST",
-    "best_records",
+    "SORTS",
+    "Order",
+    "by_metric",
     "direction_of",
     "find_record",
+    "find_records",
     "infos",
     "lineage",
     "metrics_of",
+    "names_of",
+    "order_of",
     "search_records",
 ]
 
-LARGEST = 1.7976931348623157e308
-"""The largest number: what is beyond is infinite."""
+SORTS = ("created", "name", "size")
+"""What models can be sorted by beside their metrics."""
+
+_NEWEST_FIRST = ((models.c.created, True), (models.c.id, True))
+
+
+class Order(NamedTuple):
+    """What comes first.
+
+    Attributes:
+        keys (tuple): Columns of models, and of performance where there is a metric, each with
+            whether the largest comes first.
+        metric (str, *optional*): Whose performance that is.
+    """
+
+    keys: tuple[tuple[ColumnElement[Any], bool], ...]
+    metric: str | None = None
 
 
 def find_record(connection: Connection, ref: str) -> dict[str, Any]:
@@ -65,6 +85,23 @@ def find_record(connection: Connection, ref: str) -> dict[str, Any]:
     return record
 
 
+def find_records(connection: Connection, refs: Iterable[str]) -> list[dict[str, Any]]:
+    """Returns the records of several models.
+
+    Raises:
+        ConfigurationError: With all that are not there.
+    """
+    found, problems = [], []
+    for ref in refs:
+        try:
+            found.append(find_record(connection, ref))
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
 def _near(connection: Connection, ref: str, name: str) -> str:
     import sqlalchemy as sa
 
@@ -80,73 +117,116 @@ def _near(connection: Connection, ref: str, name: str) -> str:
     return did_you_mean(name, names) if names else " No model is registered."
 
 
-def best_records(
-    connection: Connection, metric: str, limit: int, greater: bool
-) -> list[dict[str, Any]]:
-    """Returns the records of the models that are best in a metric; not finite ones come last."""
+def order_of(connection: Connection, sort: str, declared: Mapping[str, bool]) -> Order:
+    """Returns the order that ``sort`` of ``ModelRegistry.search_models`` says.
+
+    Args:
+        connection (sqlalchemy.Connection): To the store.
+        sort (str): One of :data:`SORTS` or a metric, with or without a dash.
+        declared (mapping): What the caller says of directions of metrics.
+
+    Raises:
+        ConfigurationError: If no model has the metric, or its direction is not known.
+    """
+    sort = clean_text(sort)
+    by = sort.removeprefix("-")
+    if by == "created":
+        return Order(_NEWEST_FIRST)
+    if by == "size":
+        return Order(((models.c.bytes, True), *_NEWEST_FIRST))
+    if by == "name":
+        return Order(((models.c.name, sort != by), (models.c.version, True)))
+    _check_metric(connection, by, SORTS)
+    return by_metric(by, sort != by or direction_of(connection, by, declared.get(by)))
+
+
+def by_metric(metric: str, greater: bool) -> Order:
+    """Returns the order by a metric; infinities, then NaN, then models without it come last."""
     import sqlalchemy as sa
 
     value = performance.c.value
-    of_metric = sa.select(performance.c.model_id, value).where(performance.c.metric == metric)
-
-    def read(statement: Select[Any], most: int) -> list[dict[str, Any]]:
-        def order(rows: Any) -> list[ColumnElement[Any]]:
-            up = rows.value.desc() if greater else rows.value
-            return [up.nulls_last(), rows.model_id]
-
-        # Records are long: only those of the result are read and sorted.
-        chosen = statement.order_by(*order(performance.c)).limit(most).subquery()
-        records = sa.select(models.c.record).join(chosen, chosen.c.model_id == models.c.id)
-        return list(connection.execute(records.order_by(*order(chosen.c))).scalars())
-
-    best = read(of_metric.where(_is_finite(value)), limit)
-    if len(best) < limit:
-        others = sa.or_(value.is_(None), sa.not_(_is_finite(value)))
-        best += read(of_metric.where(others), limit - len(best))
-    return best
+    rank = sa.case(
+        (_is_finite(value), 0),
+        (value.is_not(None), 1),
+        (performance.c.metric.is_not(None), 2),  # NaN is NULL
+        else_=3,
+    )
+    oldest_first = (models.c.created, False), (models.c.id, False)
+    return Order(((rank, False), (value, greater), *oldest_first), metric)
 
 
 def search_records(
     connection: Connection,
-    equal: Mapping[str, str | None],
-    alias: str | None,
-    bounds: Mapping[str, tuple[float, bool]],
-    limit: int | None,
+    order: Order,
+    *,
+    equal: Mapping[str, str | None] | None = None,
+    alias: str | None = None,
+    bounds: Mapping[str, tuple[float, bool]] | None = None,
+    measured: bool = False,
+    latest: bool = False,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns the records that fulfil all conditions, the newest first.
+    """Returns the records that fulfil all conditions.
 
     Args:
         connection (sqlalchemy.Connection): To the store.
-        equal (mapping): Columns of models to what is in them; None for anything.
+        order (Order): What comes first.
+        equal (mapping, *optional*): Columns of models to what is in them; None for anything.
         alias (str, *optional*): That points to the model.
-        bounds (mapping): Metric to how good it is at least, and whether higher is better.
-        limit (int, *optional*): How many at the most.
+        bounds (mapping, *optional*): Metric to how good it is at least, and whether higher is
+            better.
+        measured (bool): Only models that have the metric of the order. Defaults to False.
+        latest (bool): Of each name only the newest version that fulfils the rest. Defaults to
+            False.
+        limit (int, *optional*): How many at the most. Defaults to all.
+
+    Raises:
+        ConfigurationError: If the limit is below 1.
     """
     import sqlalchemy as sa
 
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"limit: found {limit}, expected 1 or more")
     statement = sa.select(models.c.id)
-    for column, wanted in equal.items():
+    for column, wanted in (equal or {}).items():
         if wanted is not None:
             statement = statement.where(models.c[column] == clean_text(wanted))
     if alias is not None:
         pointed = sa.select(aliases.c.model_id).where(aliases.c.alias == clean_text(alias))
         statement = statement.where(models.c.id.in_(pointed))
     value = performance.c.value
-    for metric, (bound, greater) in bounds.items():
+    for metric, (bound, greater) in (bounds or {}).items():
         good = sa.select(performance.c.model_id).where(
             performance.c.metric == metric,
             _is_finite(value),
             value >= bound if greater else value <= bound,
         )
         statement = statement.where(models.c.id.in_(good))
-    newest_first = (models.c.created.desc(), models.c.id.desc())
-    chosen = statement.order_by(*newest_first).limit(limit)
-    records = sa.select(models.c.record).where(models.c.id.in_(chosen)).order_by(*newest_first)
-    return list(connection.execute(records).scalars())
+    if latest:
+        newest = sa.func.max(models.c.version).over(partition_by=models.c.name)
+        found = statement.add_columns(models.c.version, newest.label("newest")).subquery()
+        of_name = sa.select(found.c.id).where(found.c.version == found.c.newest)
+        statement = sa.select(models.c.id).where(models.c.id.in_(of_name))
+    if order.metric is not None:
+        of_metric = sa.and_(
+            performance.c.model_id == models.c.id, performance.c.metric == order.metric
+        )
+        statement = statement.join(performance, of_metric, isouter=not measured)
+    # Records are long: only those of the result are read and sorted.
+    keys = {f"key_{place}": key for place, (key, _) in enumerate(order.keys)}
+    statement = statement.add_columns(*(key.label(name) for name, key in keys.items()))
+    chosen = statement.order_by(*_ordered(order, keys)).limit(limit).subquery()
+    records = sa.select(models.c.record).join(chosen, chosen.c.id == models.c.id)
+    return list(connection.execute(records.order_by(*_ordered(order, chosen.c))).scalars())
+
+
+def _ordered(order: Order, columns: Mapping[str, ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    named = ((columns[f"key_{place}"], falls) for place, (_, falls) in enumerate(order.keys))
+    return [column.desc() if falls else column for column, falls in named]
 
 
 def _is_finite(value: ColumnElement[Any]) -> ColumnElement[bool]:
-    return value.between(-LARGEST, LARGEST)
+    return value.between(-sys.float_info.max, sys.float_info.max)
 
 
 def direction_of(connection: Connection, metric: str, explicit: bool | None) -> bool:
@@ -162,17 +242,34 @@ def direction_of(connection: Connection, metric: str, explicit: bool | None) -> 
     """
     import sqlalchemy as sa
 
-    has = sa.select(performance.c.metric).where(performance.c.metric == metric).limit(1)
-    if connection.execute(has).scalar() is None:
-        known = connection.execute(sa.select(performance.c.metric).distinct()).scalars()
-        raise ConfigurationError(
-            f"no registered model has the metric '{metric}'.{did_you_mean(metric, known)}"
-        )
+    _check_metric(connection, metric)
     if explicit is not None:
         return explicit
     declared = connection.execute(sa.select(directions)).all()
     # What one run declared does not turn a metric around that the field agrees on.
     return greater_is_better(metric, {k: up for k, up in declared if known_direction(k) is None})
+
+
+def _check_metric(connection: Connection, metric: str, others: Sequence[str] = ()) -> None:
+    import sqlalchemy as sa
+
+    has = sa.select(performance.c.metric).where(performance.c.metric == metric).limit(1)
+    if connection.execute(has).scalar() is None:
+        known = connection.execute(sa.select(performance.c.metric).distinct()).scalars()
+        near = did_you_mean(metric, [*others, *known])
+        raise ConfigurationError(f"no registered model has the metric '{metric}'.{near}")
+
+
+def names_of(connection: Connection) -> tuple[int, list[str], list[str]]:
+    """Returns how many models are registered, their names and their architectures."""
+    import sqlalchemy as sa
+
+    count = connection.execute(sa.select(sa.func.count()).select_from(models)).scalar_one()
+    names, architectures = (
+        list(connection.execute(sa.select(column).distinct()).scalars())
+        for column in (models.c.name, models.c.architecture)
+    )
+    return count, names, architectures
 
 
 def infos(

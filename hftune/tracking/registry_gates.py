@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..utils.errors import HftuneError
 from .registry_files import Change
-from .registry_find import LARGEST, direction_of, find_record, metrics_of
+from .registry_find import direction_of, find_record, metrics_of
 from .tables import aliases, models
 
 __all__ = ["UNSET", "RegistryError", "check_expected", "move_alias"]
@@ -29,7 +30,7 @@ def move_alias(
     must_beat: str | None,
     metric: str | None,
     min_metric: Mapping[str, float],
-    greater: bool | None,
+    declared: Mapping[str, bool],
 ) -> None:
     """Has an alias point to a model; see ``ModelRegistry.promote``."""
     import sqlalchemy as sa
@@ -47,11 +48,11 @@ def move_alias(
         rival = now
         if must_beat != alias:
             rival = find_record(connection, f"{model['name']}@{must_beat}")
-        up = direction_of(connection, metric, greater)
+        up = direction_of(connection, metric, declared.get(metric))
         if rival is not None:
             refused += _not_better(model, rival, metric, up)
     for key, bound in min_metric.items():
-        up = direction_of(connection, key, greater if key == metric else None)
+        up = direction_of(connection, key, declared.get(key))
         refused += _not_good(model, key, float(bound), up)
     if refused:
         raise RegistryError(f"{ref} does not become '{alias}': {'; '.join(refused)}")
@@ -97,17 +98,24 @@ def _not_better(
         return [f"{name} has no {metric} to compare with"]
     if mine is None:
         return [f"it has no {metric}"]
-    if abs(mine) <= LARGEST:
-        if not abs(other) <= LARGEST or (mine > other if greater else mine < other):
+    expected = "a finite number"
+    if math.isfinite(other):
+        expected = f"{'higher' if greater else 'lower'} than {other:.6g} of {name}"
+    if math.isfinite(mine):
+        if not math.isfinite(other) or (mine > other if greater else mine < other):
             return []
-    which = "higher" if greater else "lower"
-    return [f"its {metric} is {mine:.6g}, expected {which} than {other:.6g} of {name}"]
+    return [f"its {metric} is {_said(mine)}, expected {expected}"]
 
 
 def _not_good(model: Mapping[str, Any], metric: str, bound: float, greater: bool) -> list[str]:
     mine = metrics_of(model).get(metric)
     if mine is None:
         return [f"it has no {metric}"]
-    if abs(mine) <= LARGEST and (mine >= bound if greater else mine <= bound):
+    if math.isfinite(mine) and (mine >= bound if greater else mine <= bound):
         return []
-    return [f"its {metric} is {mine:.6g}, expected {bound:.6g} or {'more' if greater else 'less'}"]
+    more = "more" if greater else "less"
+    return [f"its {metric} is {_said(mine)}, expected {bound:.6g} or {more}"]
+
+
+def _said(value: float) -> str:
+    return "not a number (NaN)" if math.isnan(value) else f"{value:.6g}"

@@ -161,6 +161,11 @@ def test_list_json_has_everything(run, three):
         (["--sort", "eval_loss"], [1, 0, 2]),
         (["--sort", ROUGE, "--smaller-is-better"], [2, 0, 1]),
         (["--sort", "name"], [1, 0, 2]),
+        (["--sort", "-name"], [2, 1, 0]),
+        (["--sort", "-created"], [2, 1, 0]),
+        (["--sort=-created"], [2, 1, 0]),
+        (["--sort", "-eval_loss", "--latest"], [2, 1]),
+        (["--sort", "-eval_loss", "--limit", "1"], [2]),
         (["--run", "exp_20250128_001"], []),
     ],
 )
@@ -168,6 +173,15 @@ def test_list_filters_and_sorts(run, three, arguments, expected):
     code, shown, _ = run("list", "--json", *arguments)
     assert code == 0
     assert [three.index(model["model_id"]) for model in json.loads(shown)] == expected
+
+
+def test_an_order_that_nobody_knows(run, three):
+    code, _, errors = run("list", "--sort", "-craeted")
+    assert code == 2 and errors == (
+        "hftune models: no registered model has the metric 'craeted'. Did you mean 'created'?\n"
+    )
+    code, _, errors = run("list", "--sort", "--json")
+    assert code == 2 and "--sort: expected one argument" in errors
 
 
 def test_list_sorted_by_size(run, register):
@@ -435,6 +449,23 @@ def test_promote_behind_gates(run, three):
     code, _, errors = run("promote", "kobart", 1, "--alias", "x", "--min_metric", f"{ROUGE}=0.38")
     assert code == 1 and "its rouge_combined_f1 is 0.37, expected 0.38 or more" in errors
     assert ModelRegistry().get_model_info("kobart@production")["version"] == 2
+
+
+def test_gates_of_metrics_that_nobody_knows(run, register):
+    for score in (1.0, 2.0, 3.0):
+        register(performance={"내점수": score, "잡음": score, "loss": score})
+    run("promote", "kobart", 2, "--alias", "production")
+    gates = ["--alias", "production", "--must_beat", "production", "--metric", "내점수"]
+    gates += ["--min_metric", "잡음=2.5", "--min_metric", "loss=3"]
+    code, _, errors = run("promote", "kobart", 3, *gates)
+    assert code == 2 and "--greater_is_better or --smaller_is_better" in errors
+    code, _, errors = run("promote", "kobart", 3, *gates, "--smaller_is_better")
+    assert code == 1 and errors == (
+        "hftune models: kobart:3 does not become 'production': its 내점수 is 3, expected lower "
+        "than 2 of kobart:2; its 잡음 is 3, expected 2.5 or less\n"
+    )
+    code, shown, _ = run("promote", "kobart", 3, *gates, "--greater_is_better")
+    assert (code, shown) == (0, "kobart@production is version 3 now (was version 2).\n")
 
 
 def test_promote_only_from_what_is_expected(run, three):

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,60 @@ def test_search(registry, register):
     assert found(architecture="kobart", min_performance={"f1": 0.6}) == [second]
 
 
+def test_search_sorts(registry, register):
+    facts = [  # name, metrics
+        ("kobart", {"loss": 0.5}),
+        ("t5", {"loss": math.nan}),
+        ("kobart", {}),
+        ("kobart", {"loss": math.inf}),
+        ("bart", {"loss": 0.1, "speed": 1.0}),
+        ("t5", {"loss": 0.7, "speed": 2.0}),
+        ("bart", {"loss": -math.inf}),
+        ("kobart", {"loss": 0.1}),
+    ]
+    ids = []
+    for place, (name, performance) in enumerate(facts):
+        ids.append(
+            register(place, name=name, performance=performance, architecture=f"a{place % 2}")
+        )
+
+    def found(sort, **conditions):
+        models = registry.search_models(sort=sort, **conditions)
+        return [ids.index(info["model_id"]) for info in models]
+
+    assert found("created") == found("-created") == list(range(7, -1, -1))
+    assert found("name") == [6, 4, 7, 3, 2, 0, 5, 1]
+    assert found("-name") == [5, 1, 7, 3, 2, 0, 6, 4]
+    assert found("loss") == [4, 7, 0, 5, 6, 3, 1, 2]
+    assert found("-loss") == [5, 0, 4, 7, 3, 6, 1, 2]
+    assert found("-speed") == [5, 4, 0, 1, 2, 3, 6, 7]
+    assert found("speed", metric_directions={"speed": False})[:2] == [4, 5]
+    assert found("loss", limit=2) == [4, 7] and found("loss", architecture="a1") == [7, 5, 3, 1]
+    assert found("loss", latest=True) == [7, 5, 6] and found("name", latest=True) == [6, 7, 5]
+    assert found("created", latest=True, limit=2) == [7, 6]
+    assert found("created", latest=True, architecture="a0") == [6, 2]
+    assert found("loss", latest=True, min_performance={"loss": 0.5}) == [4, 7]
+    best = registry.get_best_models("loss", limit=None)
+    assert [ids.index(info["model_id"]) for info in best] == found("loss")[:-1]
+    with pytest.raises(ConfigurationError, match="metric 'speed': it is not known whether"):
+        found("speed")
+    with pytest.raises(ConfigurationError) as caught:
+        found("sise")
+    assert str(caught.value) == "no registered model has the metric 'sise'. Did you mean 'size'?"
+    with pytest.raises(ConfigurationError, match="limit: found 0, expected 1 or more"):
+        found("created", limit=0)
+
+
+def test_search_sorts_by_size(registry, register, tmp_path):
+    sizes = [3, 1, 2]
+    for size in sizes:
+        path = tmp_path / f"size {size}.safetensors"
+        save_file({"weight": np.zeros(size * 100, np.float32)}, path)
+        register(0, file_path=path)
+    found = [info["version"] for info in registry.search_models(sort="size")]
+    assert found == [info["version"] for info in registry.search_models(sort="-size")] == [1, 3, 2]
+
+
 WRONG = [
     ({"name": "../kobart"}, "model name '../kobart' cannot be a file name"),
     ({"name": "a\nb"}, "cannot be a file name"),
@@ -383,7 +438,12 @@ def test_gates_of_a_promotion(registry, register):
         "kobart:2 does not become 'production': its rouge_combined_f1 is 0.4, expected higher than "
         "0.4 of kobart:1"
     )
-    assert "its rouge_combined_f1 is nan, expected higher" in refusal(3, **gate)
+    assert refusal(3, **gate).endswith(
+        "its rouge_combined_f1 is not a number (NaN), expected higher than 0.4 of kobart:1"
+    )
+    assert refusal(3, min_metric={"rouge_combined_f1": 0.1}).endswith(
+        "its rouge_combined_f1 is not a number (NaN), expected 0.1 or more"
+    )
     assert "it has no rouge_combined_f1" in refusal(4, **gate)
     both = refusal(4, **gate, min_metric={"loss": 0.1})
     assert both.endswith("it has no rouge_combined_f1; its loss is 0.5, expected 0.1 or less")
@@ -410,6 +470,23 @@ def test_gates_of_a_promotion(registry, register):
         registry.promote("kobart", 1, "new", must_beat="production")
     with pytest.raises(ConfigurationError, match="alias '../x' cannot be a file name"):
         registry.promote("kobart", 1, "../x")
+
+
+def test_gates_of_metrics_that_nobody_declared(registry, register):
+    for value in range(3):
+        register(value, performance={"smoothness": float(value), "내점수": 1.0})
+    gates = {"must_beat": "production", "metric": "smoothness", "min_metric": {"내점수": 1.0}}
+    registry.promote("kobart", 2, "production")
+    with pytest.raises(ConfigurationError, match="metric 'smoothness': it is not known"):
+        registry.promote("kobart", 3, "production", **gates)
+    with pytest.raises(ConfigurationError, match="metric '내점수': it is not known"):
+        registry.promote("kobart", 3, "production", **gates, greater_is_better=True)
+    lower = {"smoothness": False, "내점수": True}
+    with pytest.raises(RegistryError, match="its smoothness is 2, expected lower than 1"):
+        registry.promote("kobart", 3, "production", **gates, metric_directions=lower)
+    registry.promote("kobart", 1, "production", **gates, metric_directions=lower)
+    higher = {"smoothness": True, unicodedata.normalize("NFD", "내점수"): True}
+    registry.promote("kobart", 3, "production", **gates, metric_directions=higher)
 
 
 def test_deletion_refuses_what_is_in_use(registry, register):
