@@ -15,7 +15,7 @@ from . import index
 from .json_lines import read_lines, to_number
 from .liveness import is_alive
 from .run_view import Point, RunView
-from .tables import events, metrics, runs
+from .tables import events, metrics, records, runs
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -123,7 +123,9 @@ class Follower:
             self._judged = time.monotonic()
         with self._store.read() as connection:
             run = connection.execute(
-                sa.select(runs.c.record, runs.c.status, runs.c.heartbeat).where(runs.c.id == run_id)
+                sa.select(records.c.content, runs.c.status, runs.c.heartbeat)
+                .join(runs)
+                .where(runs.c.id == run_id)
             ).one()
             for table in (metrics, events):
                 place = self._places[table.name.removeprefix("hftune_")]
@@ -140,7 +142,7 @@ class Follower:
                     else:
                         known = ("time", "attempt", "stage", "step", "kind")
                         view.events.append({key: row[key] for key in known} | row["content"])
-        view.record, view.status, self.heard = run.record, run.status, run.heartbeat
+        view.record, view.status, self.heard = run.content, run.status, run.heartbeat
 
 
 def _point(line: Any, values: dict[str, Any], superseded: bool) -> Point:

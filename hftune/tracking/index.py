@@ -25,7 +25,7 @@ from ..utils.home import hftune_home
 from .json_lines import read_lines, to_number
 from .liveness import is_alive
 from .store import Store, StoreError, insert
-from .tables import directions, events, metrics, params, runs, summaries
+from .tables import directions, events, metrics, params, records, runs, summaries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -118,7 +118,6 @@ def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]
         "attempts": len(record["attempts"]),
         "stage": record["stages"][-1] if record.get("stages") else None,
         "max_steps": record.get("max_steps"),
-        "record": dict(record),
     }
 
 
@@ -174,7 +173,7 @@ def catch_up(
             if again:
                 forget(connection, run_id)
                 again = False
-            offsets = _write_run(connection, run_id, row)
+            offsets = _write_run(connection, run_id, row, record)
             _supersede(connection, run_id, record)
             more = _write_metrics(connection, run_id, folder, record, offsets[0])
             more |= _write_events(connection, run_id, folder, offsets[1])
@@ -204,7 +203,9 @@ def _known(
     return run_id, None, None
 
 
-def _write_run(connection: Connection, run_id: str, row: Mapping[str, Any]) -> tuple[int, int]:
+def _write_run(
+    connection: Connection, run_id: str, row: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[int, int]:
     """Writes the run's row and settings; returns how far its files are indexed."""
     import sqlalchemy as sa
 
@@ -216,20 +217,22 @@ def _write_run(connection: Connection, run_id: str, row: Mapping[str, Any]) -> t
         .on_conflict_do_nothing()
         .returning(runs.c.id)
     ).first()
-    known = connection.execute(
-        sa.select(runs.c.metrics_offset, runs.c.events_offset, runs.c.record)
-        .where(place)
-        .with_for_update()
-    ).one()
     if new:
-        _write_settings(connection, run_id, row["record"])
+        connection.execute(records.insert().values(run_id=run_id, content=record))
+        _write_settings(connection, run_id, record)
         return 0, 0
+    known = connection.execute(
+        sa.select(runs.c.metrics_offset, runs.c.events_offset).where(place).with_for_update()
+    ).one()
+    its = records.c.run_id == run_id
+    before = connection.execute(sa.select(records.c.content).where(its)).scalar_one()
     # Somebody who read the record later may have been faster.
-    if known.record.get("revision", 0) <= row["record"].get("revision", 0):
+    if before.get("revision", 0) <= record.get("revision", 0):
         connection.execute(runs.update().where(place).values(**row))
-    if _settings(known.record) != _settings(row["record"]):
+        connection.execute(records.update().where(its).values(content=record))
+    if _settings(before) != _settings(record):
         connection.execute(params.delete().where(params.c.run_id == run_id))
-        _write_settings(connection, run_id, row["record"])
+        _write_settings(connection, run_id, record)
     offsets = []
     for name, offset, table in (
         ("metrics.jsonl", known.metrics_offset, metrics),
@@ -454,13 +457,15 @@ def refresh(store: Store) -> list[str]:
                 entry.unlink(missing_ok=True)
     alive = runs.c.status.in_(("created", "running"))
     with store.read() as connection:
-        open_runs = connection.execute(sa.select(runs).where(alive)).all()
+        open_runs = connection.execute(
+            sa.select(runs, records.c.content).join(records).where(alive)
+        ).all()
     for run in open_runs:
         if run.id in seen:
             continue
-        process = run.record["attempts"][-1]["process"]
+        process = run.content["attempts"][-1]["process"]
         if not is_alive(run.folder, process, run.heartbeat, run.heartbeat_gap):
-            last = run.heartbeat or _seconds(run.record["updated"])
+            last = run.heartbeat or _seconds(run.content["updated"])
             with store.write() as connection:
                 still = runs.c.heartbeat.is_not_distinct_from(run.heartbeat)
                 connection.execute(

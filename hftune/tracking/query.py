@@ -142,17 +142,24 @@ def search_runs(
     with store.read() as connection:
         condition = where_condition(connection, where) if where else None
         terms = [resolve(connection, clean_text(column)) for column in columns]
-        found: list[dict[str, Any]] = []
+        ids: list[str] = []
         for statement in _in_order(connection, sort or "-created"):
             if condition is not None:
                 statement = statement.where(condition)
             if limit is not None:
-                statement = statement.limit(limit - len(found))
-            found += map(dict, connection.execute(statement).mappings())
-            if limit is not None and len(found) >= limit:
+                statement = statement.limit(limit - len(ids))
+            ids += connection.execute(statement).scalars()
+            if limit is not None and len(ids) >= limit:
                 break
-        for start in range(0, len(found), _SOME):
-            _add_values(connection, found[start : start + _SOME], terms)
+        # Ids first: they are in the indexes, a sort of whole rows takes long.
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(ids), _SOME):
+            some = ids[start : start + _SOME]
+            rows = connection.execute(sa.select(*_COLUMNS).where(runs.c.id.in_(some))).mappings()
+            by_id = {row["id"]: dict(row) for row in rows}
+            part = [by_id[run_id] for run_id in some if run_id in by_id]
+            _add_values(connection, part, terms)
+            found += part
     return found
 
 
@@ -161,7 +168,7 @@ def _in_order(connection: Connection, sort: str) -> Iterator[Select]:
     falling = sort.startswith("-")
     term = resolve(connection, clean_text(sort).removeprefix("-"))
     newest = (runs.c.created.desc(), runs.c.id.desc())
-    every = sa.select(*_COLUMNS)
+    every = sa.select(runs.c.id)
 
     def ordered(column: sa.ColumnElement) -> sa.ColumnElement:
         return column.desc() if falling else column.asc()

@@ -40,6 +40,8 @@ def lineage_section(
     run, runs = view.record, {other.get("experiment_id"): other for other in relatives}
     run_id = run.get("experiment_id")
     own = [model for model in models if run_id and model.get("experiment_id") == run_id]
+    if not own and "model_id" in (run.get("model_info") or {}):
+        own = [run["model_info"]]
     inputs = []
     fingerprint = (run.get("data") or {}).get("fingerprint")
     if fingerprint:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..utils.files import read_json
 from .index import is_superseded
 from .json_lines import read_lines, to_number
-from .tables import events, metrics, runs
+from .liveness import is_alive
+from .tables import events, metrics, records, runs
 
 if TYPE_CHECKING:
     from .store import Store
@@ -81,7 +82,11 @@ class RunView:
             for _, _, line in read_lines(folder / "metrics.jsonl")
         ]
         happened = [line for _, _, line in read_lines(folder / "events.jsonl")]
-        return cls(record, points, happened, folder, record["status"])
+        status = record["status"]
+        if status in ("created", "running"):
+            process = record["attempts"][-1]["process"]
+            status = status if is_alive(folder, process) else "crashed"
+        return cls(record, points, happened, folder, status)
 
     @classmethod
     def from_store(cls, store: Store, experiment_id: str) -> RunView:
@@ -94,7 +99,9 @@ class RunView:
 
         with store.read() as connection:
             run = connection.execute(
-                sa.select(runs).where(runs.c.id == experiment_id)
+                sa.select(records.c.content, runs.c.folder, runs.c.status)
+                .join(runs)
+                .where(runs.c.id == experiment_id)
             ).one_or_none()
             if run is None:
                 raise KeyError(experiment_id)
@@ -124,7 +131,7 @@ class RunView:
                     .order_by(events.c.position)
                 ).mappings()
             ]
-        return cls(run.record, points, happened, Path(run.folder), run.status)
+        return cls(run.content, points, happened, Path(run.folder), run.status)
 
     def metric_names(self) -> list[str]:
         """Returns the metrics that were logged, in the order of their first value."""

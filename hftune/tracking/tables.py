@@ -22,6 +22,7 @@ __all__ = [
     "models",
     "params",
     "performance",
+    "records",
     "runs",
     "summaries",
 ]
@@ -70,7 +71,6 @@ runs = sa.Table(
     sa.Column("step", sa.BigInteger),  # the last that was logged
     sa.Column("max_steps", sa.BigInteger),
     sa.Column("last_checkpoint", sa.Text),
-    sa.Column("record", sa.JSON, nullable=False),  # run.json as it stands
     sa.Column("resumes", sa.Integer, nullable=False),  # attempts that superseded earlier rows
     sa.Column("metrics_offset", sa.BigInteger, nullable=False),  # bytes of metrics.jsonl indexed
     sa.Column("events_offset", sa.BigInteger, nullable=False),
@@ -80,6 +80,13 @@ runs = sa.Table(
     sa.Index("ix_hftune_runs_task", "task", "created", "id"),
     sa.Index("ix_hftune_runs_name", "name", "created", "id"),
     sa.Index("ix_hftune_runs_parent", "parent_run"),
+)
+
+records = sa.Table(  # apart from the runs, whose rows are gone through in lists
+    "hftune_records",
+    metadata,
+    _of("hftune_runs", "run_id"),
+    sa.Column("content", sa.JSON, nullable=False),  # run.json as it stands
 )
 
 params = sa.Table(  # the flattened configuration, "section.name"

@@ -16,7 +16,15 @@ from hftune.tracking import index
 from hftune.tracking.run_record import RunRecord
 from hftune.tracking.run_view import RunView
 from hftune.tracking.store import Store, StoreError
-from hftune.tracking.tables import directions, events, metrics, params, runs, summaries
+from hftune.tracking.tables import (
+    directions,
+    events,
+    metrics,
+    params,
+    records,
+    runs,
+    summaries,
+)
 
 TABLE = {
     "training": {
@@ -60,7 +68,7 @@ def test_a_run_and_what_it_logged(store, tmp_path):
     [run] = rows(store, runs)
     assert run["name"] == "run 1" and run["status"] == "running" and run["tags"] == ["baseline"]
     assert run["step"] == 30 and run["last_checkpoint"] == "checkpoint-30"
-    assert run["record"]["configuration"] == TABLE
+    assert rows(store, records)[0]["content"]["configuration"] == TABLE
     settings = {
         row["key"]: (json.loads(row["value"]), row["number"]) for row in rows(store, params)
     }
@@ -191,9 +199,9 @@ def test_a_run_elsewhere_is_judged_by_its_heartbeat(store, tmp_path):
     (tmp_path / "heartbeat").unlink()
     for age, status in ((30, "running"), (90, "crashed")):
         with store.write() as connection:
+            connection.execute(records.update().values(content=far))
             connection.execute(
                 runs.update().values(
-                    record=far,
                     status="running",
                     folder="/nowhere",
                     heartbeat=time.time() - age,

@@ -24,7 +24,7 @@ from hftune.tracking import exits, index
 from hftune.tracking.run_record import RunRecord
 from hftune.tracking.run_view import RunView
 from hftune.tracking.store import Store
-from hftune.tracking.tables import metrics, runs
+from hftune.tracking.tables import metrics, records, runs
 from hftune.tracking.tracker import ExperimentTracker
 from hftune.utils.errors import ConfigurationError
 from hftune.utils.files import read_json
@@ -38,7 +38,8 @@ def tracker(store_url):
 def known(store):
     index.refresh(store)
     with store.read() as connection:
-        return {row.id: row for row in connection.execute(sa.select(runs).order_by(runs.c.id))}
+        found = sa.select(runs, records.c.content.label("record")).join(records)
+        return {row.id: row for row in connection.execute(found.order_by(runs.c.id))}
 
 
 def test_the_calls_of_the_manual(tracker):

@@ -82,7 +82,6 @@ def upgrade() -> None:
         sa.Column("step", sa.BigInteger(), nullable=True),
         sa.Column("max_steps", sa.BigInteger(), nullable=True),
         sa.Column("last_checkpoint", sa.Text(), nullable=True),
-        sa.Column("record", sa.JSON(), nullable=False),
         sa.Column("resumes", sa.Integer(), nullable=False),
         sa.Column("metrics_offset", sa.BigInteger(), nullable=False),
         sa.Column("events_offset", sa.BigInteger(), nullable=False),
@@ -133,6 +132,13 @@ def upgrade() -> None:
         sa.Column("content", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["hftune_runs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("run_id", "position"),
+    )
+    op.create_table(
+        "hftune_records",
+        sa.Column("run_id", sa.String(length=64), nullable=False),
+        sa.Column("content", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["hftune_runs.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("run_id"),
     )
     op.create_table(
         "hftune_params",
