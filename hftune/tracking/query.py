@@ -39,7 +39,7 @@ __all__ = [
     "summary_json",
 ]
 
-# Not the record: it is long, and a list of runs needs none of it.
+# All but what the index keeps for itself.
 _COLUMNS = [runs.c[name] for name in ("uid", *FIELDS, "heartbeat", "heartbeat_gap")]
 _LARGEST = sys.float_info.max
 _SOME = 500  # runs that one question about their metrics names
