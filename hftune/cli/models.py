@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_MOST_LEFT = 10  # lines of what 'gc' leaves
 _PATIENCE = 2.0  # seconds without a sign of life
 
 _DESCRIPTION = """\
@@ -289,16 +290,11 @@ def _demote(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
 def _verify(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     if arguments.models and arguments.all:
         raise ConfigurationError("verify: found models and --all, expected one of the two")
+    result = _read_all(registry, arguments.models or None)
     if arguments.models:
-        models = views.find_all(registry, arguments.models)
+        models = [registry.get_model_info(model_id) for model_id in result]
     else:
-        models = list(reversed(registry.search_models()))
-    from ..tracking.registry_files import read_records
-
-    result = _read_all(registry, models)
-    if not arguments.models:
-        for model_id in read_records(registry.contents.root)[0]:
-            result.setdefault(model_id, ["the database does not know it: hftune models reindex"])
+        models = registry.search_models()
     damaged = {model_id: problems for model_id, problems in result.items() if problems}
     if arguments.json:
         print_json(result)
@@ -324,22 +320,20 @@ def _verify(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read_all(registry: ModelRegistry, models: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """What is wrong by model id; each content is read once, with a bar where it takes long."""
-    sizes = {model["digest"]: model["bytes"] for model in models}
-    found: dict[str, list[str]] = {}
-    started, done = time.monotonic(), 0
+def _read_all(registry: ModelRegistry, refs: Sequence[str] | None) -> dict[str, list[str]]:
+    """Verifies models, with a bar where it takes long."""
+    bar, started = None, time.monotonic()
     with contextlib.ExitStack() as stack:
-        bar = None
-        for digest, size in sizes.items():
-            if bar is None and time.monotonic() - started > _PATIENCE:
-                total = sum(sizes.values()) >> 20
-                bar = stack.enter_context(progress(total, "Verifying", "MiB", initial=done >> 20))
-            found[digest] = registry.contents.verify(digest)
+
+        def show(done: int, total: int) -> None:
+            nonlocal bar
             if bar is not None:
-                bar.update((done + size >> 20) - (done >> 20))
-            done += size
-    return {model["model_id"]: found[model["digest"]] for model in models}
+                bar.update((done >> 20) - bar.done)
+            elif time.monotonic() - started > _PATIENCE:
+                made = progress(total >> 20, "Verifying", "MiB", initial=done >> 20)
+                bar = stack.enter_context(made)
+
+        return registry.verify(refs, on_bytes=show)
 
 
 def _gc(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
@@ -371,6 +365,11 @@ def _gc(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
         out.print(f"Removed; {human_bytes(garbage.bytes)} are free.")
     elif any(found for _, found in rows):
         out.print(f"{size} would be free.")
+    if not arguments.json:
+        for text in garbage.left[:_MOST_LEFT]:
+            out.print(text, soft_wrap=True)
+        if len(garbage.left) > _MOST_LEFT:
+            out.print(f"... and {len(garbage.left) - _MOST_LEFT} more (--json)")
     return 0
 
 

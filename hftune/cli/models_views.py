@@ -25,7 +25,6 @@ __all__ = [
     "bounds",
     "compare",
     "directions",
-    "find_all",
     "list_models",
     "settings",
     "title",
@@ -71,23 +70,6 @@ def bounds(texts: Sequence[str], option: str) -> dict[str, float]:
     if problems:
         raise ConfigurationError(problems)
     return read
-
-
-def find_all(registry: ModelRegistry, refs: Sequence[str]) -> list[dict[str, Any]]:
-    """Finds models, and says of all that are not there at once.
-
-    Raises:
-        ConfigurationError: If one is not there.
-    """
-    models, problems = [], []
-    for ref in refs:
-        try:
-            models.append(registry.get_model_info(ref))
-        except ConfigurationError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigurationError(problems)
-    return models
 
 
 def _is_better_higher(registry: ModelRegistry, metric: str, explicit: bool | None) -> bool:
@@ -248,7 +230,7 @@ def compare(registry: ModelRegistry, arguments: argparse.Namespace) -> int:
             }
         )
         return 0
-    models = find_all(registry, arguments.models)
+    models = [registry.get_model_info(ref) for ref in arguments.models]
     out = console()
     rows = [_metric_row(registry, metric, values) for metric, values in metrics.items()]
     if rows:

@@ -22,24 +22,29 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import stat
+import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..utils.errors import CheckpointError, ConfigurationError, DataError
+from ..utils.errors import CheckpointError, ConfigurationError
 from ..utils.files import free_bytes, human_bytes, sync_folder
 from ..utils.home import hftune_home
+from .content_files import (
+    CHANGED,
+    copy,
+    disk_bytes,
+    file_problem,
+    link,
+    remove,
+    same_file,
+    who_may_remove,
+)
 from .model_files import find_model_files, walk
 from .store import StoreError
 
 __all__ = ["Content", "ContentStore", "Garbage"]
-
-_BLOCK = 1 << 22
-_FICLONE = 0x40049409  # Linux: share the blocks of another file until one of the two changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +77,14 @@ class Garbage:
         objects (int): Files that no folder refers to.
         partials (int): Leftovers of registrations that were killed.
         bytes (int): Their size on the disk.
+        left (tuple of str): What stays because it is another user's, and whose it is.
     """
 
     contents: int
     objects: int
     partials: int
     bytes: int
+    left: tuple[str, ...] = ()
 
 
 class ContentStore:
@@ -164,7 +171,7 @@ class ContentStore:
             # writes into the same inode (measured: config.json always, weights with safetensors
             # 0.4.3 but not 0.8.0) and would change what is registered. Clones of the blocks do not
             # have that fault.
-            size, digest = _copy(path, partial, 0o444)
+            size, digest = copy(path, partial, 0o444)
             entry: dict[str, Any] = {"bytes": size, "sha256": digest}
             if path.suffix == ".safetensors":
                 with open(partial, "rb") as stream:
@@ -172,7 +179,7 @@ class ContentStore:
                 entry["header_sha256"] = hashlib.sha256(header).hexdigest()
             target = self._object(digest)
             # A damaged object must not stand for a whole file.
-            if _file_problem(target, entry):
+            if file_problem(target, entry):
                 self._install(partial, target)
         return entry
 
@@ -186,7 +193,7 @@ class ContentStore:
                 for name, entry in entries.items():
                     target = partial / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    _link(self._object(entry["sha256"]), target)
+                    link(self._object(entry["sha256"]), target)
                 for parent, _, _ in os.walk(partial):
                     sync_folder(parent)
                 self._set_aside(self.folder(digest))
@@ -209,7 +216,7 @@ class ContentStore:
         try:
             yield path
         finally:
-            _remove(path)
+            remove(path)
 
     def _install(self, partial: Path, target: Path) -> None:
         if not target.parent.is_dir():
@@ -248,33 +255,51 @@ class ContentStore:
                 raise CheckpointError(f"manifest {path} names a file outside its folder: {name!r}")
         return entries
 
-    def verify(self, digest: str) -> list[str]:
+    def verify(self, digest: str, on_bytes: Callable[[int], None] | None = None) -> list[str]:
         """Reads and hashes a content.
+
+        Args:
+            digest (str): The content.
+            on_bytes (callable, *optional*): Called now and then with how many bytes were read; from
+                several threads, one at a time.
 
         Returns:
             What is wrong with it, one text a problem; empty for a whole one.
         """
+        done, lock = 0, threading.Lock()
+
+        def count(size: int) -> None:
+            nonlocal done
+            with lock:
+                done += size
+                on_bytes(done)
+
         try:
             entries = self.manifest(digest)
         except CheckpointError as error:
             return [str(error)]
-        return self._folder_problems(digest, entries)
+        return self._folder_problems(digest, entries, on_block=on_bytes and count)
 
     def _folder_problems(
-        self, digest: str, entries: Mapping[str, Any], *, trusted: bool = False
+        self,
+        digest: str,
+        entries: Mapping[str, Any],
+        *,
+        trusted: bool = False,
+        on_block: Callable[[int], None] | None = None,
     ) -> list[str]:
         """Compares a folder with its manifest; trusted objects are not read again."""
         folder = self.folder(digest)
 
         def check(name: str) -> str | None:
             path, entry = folder / name, entries[name]
-            shared = _same_file(path, self._object(entry["sha256"]))
+            shared = same_file(path, self._object(entry["sha256"]))
             if trusted and shared:
                 return None
-            if problem := _file_problem(path, entry):
+            if problem := file_problem(path, entry, on_block):
                 return f"{name} {problem}"
             if not shared and self._object(entry["sha256"]).exists():
-                if problem := _file_problem(self._object(entry["sha256"]), entry):
+                if problem := file_problem(self._object(entry["sha256"]), entry):
                     return f"the object of {name} {problem}; registering the file again mends it"
             return None
 
@@ -308,14 +333,14 @@ class ContentStore:
             for name, entry in entries.items():
                 source, path = self.folder(digest) / name, partial / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                problem = _file_problem(source, {"bytes": entry["bytes"]})
-                if problem is None and _copy(source, path)[1] != entry["sha256"]:
-                    problem = _CHANGED
+                problem = file_problem(source, {"bytes": entry["bytes"]})
+                if problem is None and copy(source, path)[1] != entry["sha256"]:
+                    problem = CHANGED
                 if problem:
                     raise CheckpointError(f"{name} {problem}: nothing was exported")
             os.replace(partial, target)
         finally:
-            _remove(partial)
+            remove(partial)
         sync_folder(target.parent)
         return target
 
@@ -323,6 +348,8 @@ class ContentStore:
 
     def gc(self, used: Callable[[], Iterable[str]], *, dry_run: bool = False) -> Garbage:
         """Removes what no model refers to.
+
+        What another user registered stays whole: only that user or root can remove it.
 
         Args:
             used (callable): Returns the digests that stay; called when no registration is under
@@ -335,27 +362,42 @@ class ContentStore:
         """
         with self._flock("lock", fcntl.LOCK_EX | fcntl.LOCK_NB), self.explained():
             keep = set(used())
-            objects = {e["sha256"] for digest in keep for e in self.manifest(digest).values()}
-            manifests = {f"{digest}.json" for digest in keep}
-            partials = _entries(self.root / "partial")
-            contents = [p for p in _entries(self.root / "contents") if p.name not in keep]
-            stale = [p for p in _entries(self.root / "manifests") if p.name not in manifests]
-            unused = [
-                path
-                for shelf in _entries(self.root / "objects")
-                for path in _entries(shelf)
-                if path.name not in objects
-            ]
+            left: list[str] = []
+
+            def removable(paths: Iterable[Path]) -> list[Path]:
+                found = []
+                for path in paths:
+                    if (owner := who_may_remove(path)) is None:
+                        found.append(path)
+                    else:
+                        name = path.relative_to(self.root)
+                        left.append(f"{name}: only {owner} or root can remove it")
+                return found
+
+            unused = {p.name: p for p in _entries(self.root / "contents") if p.name not in keep}
+            contents = removable(unused.values())
+            files = [self.manifest(digest) for digest in keep]
+            for digest in unused.keys() - {path.name for path in contents}:
+                keep.add(digest)  # what cannot be removed stays whole
+                with contextlib.suppress(CheckpointError):
+                    files.append(self.manifest(digest))
+            needed = {entry["sha256"] for entries in files for entry in entries.values()}
+            manifests = _entries(self.root / "manifests")
+            stale = removable(p for p in manifests if p.name.removesuffix(".json") not in keep)
+            stored = [p for shelf in _entries(self.root / "objects") for p in _entries(shelf)]
+            objects = removable(p for p in stored if p.name not in needed)
+            partials = removable(_entries(self.root / "partial"))
             garbage = Garbage(
                 contents=len(contents),
-                objects=len(unused),
+                objects=len(objects),
                 partials=len(partials),
-                bytes=_disk_bytes([*partials, *contents, *unused, *stale]),
+                bytes=disk_bytes([*partials, *contents, *objects, *stale]),
+                left=tuple(left),
             )
             if not dry_run:
                 # In this order what is left of an interrupted removal does not count.
-                for path in [*stale, *contents, *unused, *partials]:
-                    _remove(path)
+                for path in [*stale, *contents, *objects, *partials]:
+                    remove(path)
         return garbage
 
     @contextlib.contextmanager
@@ -391,9 +433,6 @@ class ContentStore:
             raise StoreError(f"the model store {self.root}: {error} ({hint})") from error
 
 
-_CHANGED = "has changed since it was registered (other sha256)"
-
-
 def _canonical(entries: Mapping[str, Any]) -> bytes:
     text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8")
@@ -405,98 +444,3 @@ def _is_digest(text: str) -> bool:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _copy(source: Path, target: Path, mode: int | None = None) -> tuple[int, str]:
-    """Copies a file to a new one and onto the disk; returns its size and sha256."""
-    digest = hashlib.sha256()
-    with open(source, "rb") as reader, open(target, "x+b") as writer:
-        before = os.fstat(reader.fileno())
-        if _clone(reader, writer):
-            while block := writer.read(_BLOCK):
-                digest.update(block)
-        else:
-            while block := reader.read(_BLOCK):
-                digest.update(block)
-                writer.write(block)
-        writer.flush()
-        if mode is not None:
-            os.fchmod(writer.fileno(), mode)
-        os.fsync(writer.fileno())
-        size = writer.tell()
-        after = os.stat(source)
-    if size != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
-        raise DataError(f"{source} changed while it was copied: wait until it is written")
-    return size, digest.hexdigest()
-
-
-def _clone(reader: IO[bytes], writer: IO[bytes]) -> bool:
-    """Shares the blocks of a file, on file systems that can (Btrfs, XFS)."""
-    try:
-        fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
-    except OSError:
-        return False
-    return True
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link; a copy where the file system has none, or no more for this file."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        _copy(source, target, 0o444)
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samestat(one.lstat(), other.lstat())
-    except OSError:
-        return False
-
-
-def _file_problem(path: Path, entry: Mapping[str, Any]) -> str | None:
-    """Compares a file with its entry in a manifest; without a sha256 only its size."""
-    try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            return "is no plain file any more"
-        if found.st_size != entry["bytes"]:
-            return f"has {found.st_size} bytes, the manifest says {entry['bytes']}"
-        if "sha256" in entry and _sha256(path) != entry["sha256"]:
-            return _CHANGED
-    except (FileNotFoundError, NotADirectoryError):
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _remove(path: Path) -> None:
-    """Removes a file or a folder of which nothing can be written."""
-    if path.is_dir() and not path.is_symlink():
-        for parent, _, _ in os.walk(path):
-            os.chmod(parent, 0o755)
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _disk_bytes(paths: Iterable[Path]) -> int:
-    """Size of the files that go with all their names."""
-    names: Counter[tuple[int, int, int, int]] = Counter()
-    for path in paths:
-        for file in [path, *path.rglob("*")]:
-            found = file.lstat()
-            if stat.S_ISREG(found.st_mode):
-                names[found.st_dev, found.st_ino, found.st_nlink, found.st_size] += 1
-    return sum(size for (_, _, links, size), count in names.items() if count == links)

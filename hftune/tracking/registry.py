@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.errors import CheckpointError, ConfigurationError, did_you_mean
+from ..utils.errors import CheckpointError, ConfigurationError
 from ..utils.files import checked_name
 from . import registry_files
 from .contents import ContentStore, Garbage
 from .registry_entry import add_version, checked_facts, find_parent
 from .registry_files import changing
 from .registry_find import (
+    by_clean_name,
     by_metric,
     direction_of,
+    events_of,
     find_record,
     find_records,
     infos,
@@ -29,7 +30,7 @@ from .registry_find import (
 from .registry_gates import UNSET, RegistryError, check_expected, move_alias
 from .run_record import clean_text
 from .store import Store
-from .tables import aliases, model_events, models
+from .tables import aliases, models
 
 __all__ = ["UNSET", "ModelRegistry", "RegistryError"]
 
@@ -235,10 +236,10 @@ class ModelRegistry:
                 "experiment_id": experiment_id,
                 "parent_model": parent_model,
             }
-            declared = _by_clean_name(metric_directions)
+            declared = by_clean_name(metric_directions)
             bounds = {
                 metric: (float(bound), direction_of(connection, metric, declared.get(metric)))
-                for metric, bound in _by_clean_name(min_performance).items()
+                for metric, bound in by_clean_name(min_performance).items()
             }
             records = search_records(
                 connection,
@@ -279,29 +280,8 @@ class ModelRegistry:
         Raises:
             ConfigurationError: If nothing was ever registered under the name.
         """
-        import sqlalchemy as sa
-
         with self.store.read() as connection:
-            events = connection.execute(
-                sa.select(model_events)
-                .where(model_events.c.name == clean_text(name))
-                .order_by(model_events.c.time, model_events.c.id)
-            ).all()
-            if not events:
-                names = connection.execute(sa.select(model_events.c.name).distinct()).scalars()
-                raise ConfigurationError(
-                    f"found no model named '{name}'.{did_you_mean(name, names)}"
-                )
-        return [
-            {
-                "time": _iso(event.time),
-                "who": event.who,
-                "kind": event.kind,
-                "model_id": event.model_id,
-                **event.content,
-            }
-            for event in events
-        ]
+            return events_of(connection, name)
 
     # Changing
 
@@ -348,7 +328,7 @@ class ModelRegistry:
         if (must_beat is None) != (metric is None):
             raise ConfigurationError("promote: must_beat and metric are given together, or neither")
         ref = f"{name}:{version}"
-        declared = _by_clean_name(metric_directions)
+        declared = by_clean_name(metric_directions)
         if metric is not None:
             metric = clean_text(metric)
             if greater_is_better is not None:
@@ -362,7 +342,7 @@ class ModelRegistry:
                 expect=expect,
                 must_beat=must_beat,
                 metric=metric,
-                min_metric=_by_clean_name(min_metric),
+                min_metric=by_clean_name(min_metric),
                 declared=declared,
             )
         return self.get_model_info(ref)
@@ -443,11 +423,18 @@ class ModelRegistry:
             )
         return self.contents.folder(model["digest"])
 
-    def verify(self, ref: str | None = None) -> dict[str, list[str]]:
-        """Reads and hashes the files of a model, or of all.
+    def verify(
+        self,
+        refs: str | Sequence[str] | None = None,
+        *,
+        on_bytes: Callable[[int, int], None] | None = None,
+    ) -> dict[str, list[str]]:
+        """Reads and hashes the files of models; a content that several have once.
 
         Args:
-            ref (str, *optional*): The model. Defaults to all models.
+            refs (str or sequence of str, *optional*): The models. Defaults to all models.
+            on_bytes (callable, *optional*): Called now and then with how many bytes are done, and
+                how many there are; from several threads, one at a time.
 
         Returns:
             What is wrong by model id, an empty list for a whole one.
@@ -458,17 +445,26 @@ class ModelRegistry:
         import sqlalchemy as sa
 
         with self.store.read() as connection:
-            if ref is not None:
-                model = find_record(connection, ref)
-                return {model["model_id"]: self.contents.verify(model["digest"])}
-            rows = connection.execute(
-                sa.select(models.c.id, models.c.digest).order_by(models.c.created, models.c.id)
-            ).all()
-        found = {digest: self.contents.verify(digest) for digest in {row.digest for row in rows}}
-        result = {row.id: found[row.digest] for row in rows}
-        for model_id in registry_files.read_records(self.contents.root)[0]:
-            unknown = "its record is in the models' folder, the database does not know it: reindex"
-            result.setdefault(model_id, [unknown])
+            if refs is None:
+                columns = sa.select(models.c.id, models.c.digest, models.c.bytes)
+                rows = connection.execute(columns.order_by(models.c.created, models.c.id)).all()
+            else:
+                records = find_records(connection, [refs] if isinstance(refs, str) else refs)
+                rows = [(one["model_id"], one["digest"], one["bytes"]) for one in records]
+        sizes = {digest: size for _, digest, size in rows}
+        report = on_bytes or (lambda done, total: None)
+        before, total, found = 0, sum(sizes.values()), {}
+        for digest, size in sizes.items():
+            found[digest] = self.contents.verify(
+                digest, lambda done, before=before: report(before + done, total)
+            )
+            before += size
+            report(before, total)  # of a damaged one not everything was read
+        result = {model_id: found[digest] for model_id, digest, _ in rows}
+        if refs is None:
+            for model_id in registry_files.read_records(self.contents.root)[0]:
+                unknown = "the database does not know it: hftune models reindex"
+                result.setdefault(model_id, [unknown])
         return result
 
     def export(self, ref: str, target: str | os.PathLike[str]) -> Path:
@@ -486,7 +482,7 @@ class ModelRegistry:
         """Removes the files of deleted models and of registrations that did not end.
 
         What a record in the models' folder refers to stays, even if the database does not know it:
-        it may be another's.
+        it may be another's. So does what another user registered; see :class:`Garbage`.
 
         Args:
             dry_run (bool): Only say what would be removed. Defaults to False.
@@ -517,11 +513,3 @@ class ModelRegistry:
             ``models`` (ids that were added), ``events`` (how many were) and ``problems``.
         """
         return registry_files.reindex(self.store, self.contents)
-
-
-def _by_clean_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {clean_text(name): value for name, value in (values or {}).items()}
-
-
-def _iso(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from .json_lines import to_number
 from .metric_directions import greater_is_better, known_direction
 from .registry_files import MODEL_ID
 from .run_record import clean_text
-from .tables import aliases, directions, models, performance
+from .tables import aliases, directions, model_events, models, performance
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "SORTS",
     "Order",
+    "by_clean_name",
     "by_metric",
     "direction_of",
+    "events_of",
     "find_record",
     "find_records",
     "infos",
@@ -314,3 +317,33 @@ def lineage(connection: Connection, record: Mapping[str, Any]) -> list[str]:
 def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Returns the metrics of a record as numbers."""
     return {metric: to_number(value) for metric, value in record["performance"].items()}
+
+
+def events_of(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """Returns what happened to the versions of a name; see ``ModelRegistry.history``."""
+    import sqlalchemy as sa
+
+    events = connection.execute(
+        sa.select(model_events)
+        .where(model_events.c.name == clean_text(name))
+        .order_by(model_events.c.time, model_events.c.id)
+    ).all()
+    if not events:
+        names = connection.execute(sa.select(model_events.c.name).distinct()).scalars()
+        raise ConfigurationError(f"found no model named '{name}'.{did_you_mean(name, names)}")
+    utc = datetime.timezone.utc
+    return [
+        {
+            "time": datetime.datetime.fromtimestamp(event.time, utc).isoformat(),
+            "who": event.who,
+            "kind": event.kind,
+            "model_id": event.model_id,
+            **event.content,
+        }
+        for event in events
+    ]
+
+
+def by_clean_name(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns values by name as the store has names; nothing for None."""
+    return {clean_text(name): value for name, value in (values or {}).items()}

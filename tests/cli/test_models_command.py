@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from hftune.cli.main import main
 from hftune.tracking.registry import ModelRegistry
 from hftune.tracking.store import Store
 from hftune.tracking.tracker import ExperimentTracker
+from tests.processes import run_alone
 
 ROUGE = "rouge_combined_f1"
 
@@ -547,17 +551,16 @@ def test_verify(run, three, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_verify_shows_how_far_it_is(run, register, monkeypatch):
-    for _ in range(3):
-        register(size=300_000)
+def test_verify_shows_how_far_it_is_within_a_file(run, register, monkeypatch):
+    register(size=3_000_000)
     monkeypatch.setattr(models, "_PATIENCE", -1.0)
     monkeypatch.setattr("hftune.utils.terminal.LOG_SECONDS", 0.0)
     code, _, errors = run("verify")
     assert code == 0
     assert [line.split(",")[0] for line in errors.splitlines()[-3:]] == [
-        "Verifying: 1/3 MiB (33 %)",
-        "Verifying: 2/3 MiB (67 %)",
-        "Verifying: 3/3 MiB (100 %)",
+        "Verifying: 8/11 MiB (73 %)",
+        "Verifying: 11/11 MiB (100 %)",
+        "Verifying: 11/11 MiB (100 %)",
     ]
 
 
@@ -596,6 +599,34 @@ def test_delete_and_gc(run, three, monkeypatch):
     code, shown, _ = run("gc", "--yes", "--json")
     assert code == 0 and json.loads(shown)["removed"] and json.loads(shown)["contents"] == 1
     assert len(list(folders.iterdir())) == 2 and run("verify")[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_gc_says_what_is_another_users(three, monkeypatch):
+    home = Path(tempfile.mkdtemp(prefix="hftune-team-", dir="/tmp"))
+    subprocess.run(["cp", "-a", f"{os.environ['HFTUNE_HOME']}/.", home], check=True)
+    monkeypatch.setenv("HFTUNE_HOME", str(home))
+    digest = ModelRegistry().get_model_info("t5")["digest"]
+    ModelRegistry().delete_model("t5")
+    for folder, _, names in os.walk(home):
+        if "contents" not in folder:
+            os.chmod(folder, 0o777)
+            for name in names:
+                os.chmod(Path(folder) / name, 0o666)
+    for path in (home / "models" / "contents" / digest, home / "models" / "contents"):
+        os.chown(path, 54321, -1)
+
+    def work():
+        os.setgid(54322)
+        os.setuid(54322)
+        with open(home / "printed", "w") as stream, contextlib.redirect_stdout(stream):
+            assert main(["models", "gc", "--yes"]) == 0
+
+    assert run_alone(work) == 0
+    assert (home / "printed").read_text() == (
+        f"Nothing to remove.\ncontents/{digest}: only user 54321 or root can remove it\n"
+    )
+    shutil.rmtree(home)
 
 
 def test_it_asks_on_a_terminal(run, three, monkeypatch):

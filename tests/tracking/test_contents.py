@@ -10,12 +10,14 @@ import os
 import shutil
 import signal
 import stat
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hftune.tracking import content_files
 from hftune.tracking import contents as contents_module
 from hftune.tracking.contents import ContentStore
 from hftune.tracking.store import StoreError
@@ -239,13 +241,13 @@ def test_a_disk_that_is_full_half_way_leaves_nothing(store, source, monkeypatch)
 
 
 def test_a_file_that_changes_while_it_is_copied_is_refused(store, source, monkeypatch):
-    real = contents_module._clone
+    real = content_files._clone
 
     def write_meanwhile(reader, writer):
         (source / "config.json").write_text('{"model_type": "other", "more": true}')
         return real(reader, writer)
 
-    monkeypatch.setattr(contents_module, "_clone", write_meanwhile)
+    monkeypatch.setattr(content_files, "_clone", write_meanwhile)
     with pytest.raises(ValueError, match="config.json changed while it was copied"):
         store.put(source)
     assert not (store.root / "manifests").exists()
@@ -306,6 +308,18 @@ def test_what_verify_finds(store, source, change, problem):
     assert problem in store.verify(digest)
     store.put(source)
     assert store.verify(digest) == []
+
+
+def test_verify_says_how_far_it_is_within_a_file(store, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"x" * 100)
+    (folder / "b.txt").write_bytes(b"x" * (10 << 20))
+    digest = store.put(folder).digest
+    said = []
+    assert store.verify(digest, said.append) == []
+    assert said == sorted(said) and said[-1] == 100 + (10 << 20)
+    assert len(said) > 3 and any(1 << 20 < done < 9 << 20 for done in said)
 
 
 def test_a_manifest_that_changed_or_is_not_there(store, source):
@@ -371,6 +385,68 @@ def test_gc_removes_what_is_not_used(store, source, tmp_path):
     assert store.verify(kept.digest) == [] and not manifest.exists()
     assert store.gc(lambda: [kept.digest]) == contents_module.Garbage(0, 0, 0, 0)
     assert len(list((store.root / "objects").rglob("*/*"))) == 4
+
+
+GROUP, ALICE, BOB = 54320, 54321, 54322
+
+
+@pytest.fixture
+def team():
+    """A folder that the users of a group share."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as several users")
+    folder = Path(tempfile.mkdtemp(prefix="hftune-team-", dir="/tmp"))
+    os.chown(folder, 0, GROUP)
+    folder.chmod(0o2775)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_user(user, work):
+    """Runs ``work`` as a user of the group; whether nothing went wrong."""
+
+    def with_less_rights():
+        os.umask(0o002)
+        os.setgroups([])
+        os.setgid(GROUP)
+        os.setuid(user)
+        work()
+
+    return finish(start(with_less_rights)) == 0
+
+
+def test_gc_leaves_what_another_user_registered_whole(team):
+    store = ContentStore(team / "store")
+    sources = [save_model(team / f"model {place}", value=place) for place in range(3)]
+    for source in sources:  # safetensors' files are their owner's
+        (source / "model.safetensors").chmod(0o644)
+    assert as_user(ALICE, lambda: [store.put(source) for source in sources[:2]])
+    of_alice = sorted(path.name for path in (store.root / "contents").iterdir())
+    (store.root / "partial" / "left").mkdir(mode=0o755)
+    os.chown(store.root / "partial" / "left", ALICE, GROUP)
+    before = {path for path in store.root.rglob("*") if path.is_file()}
+    expected = [f"contents/{digest}" for digest in of_alice] + ["partial/left"]
+
+    def bob():
+        content = store.put(sources[2])
+        would = store.gc(lambda: [], dry_run=True)
+        # Bob's config.json and the like are Alice's files.
+        assert (would.contents, would.objects, would.partials) == (1, 1, 0)
+        assert would.left == tuple(
+            f"{name}: only user {ALICE} or root can remove it" for name in expected
+        )
+        assert store.gc(lambda: []) == would
+        assert not store.folder(content.digest).exists()
+        assert {path for path in store.root.rglob("*") if path.is_file()} == before
+        assert [store.verify(digest) for digest in of_alice] == [[], []]
+
+    def alice():
+        garbage = store.gc(lambda: of_alice[:1])
+        assert (garbage.contents, garbage.partials, garbage.left) == (1, 1, ())
+        assert store.verify(of_alice[0]) == []
+
+    assert as_user(BOB, bob) and as_user(ALICE, alice)
+    assert store.gc(lambda: []).contents == 1  # root
 
 
 def test_gc_stops_at_a_manifest_that_it_cannot_read(store, source):

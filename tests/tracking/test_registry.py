@@ -536,9 +536,7 @@ def test_gc_keeps_what_another_database_knows(registry, register):
     model_id = register(1)
     lose_the_database(registry)
     assert registry.gc().contents == 0
-    assert registry.verify() == {
-        model_id: ["its record is in the models' folder, the database does not know it: reindex"]
-    }
+    assert registry.verify() == {model_id: ["the database does not know it: hftune models reindex"]}
     registry.reindex()
     assert registry.verify() == {model_id: []}
 
@@ -561,6 +559,22 @@ def test_a_flipped_byte_is_found(registry, register):
     assert registry.folder("kobart:2").is_dir()
     register(1, name="third")
     assert registry.verify(first) == {first: []} and registry.folder("kobart:1").is_dir()
+
+
+def test_verify_says_how_far_it_is(registry, register):
+    ids = [register(1), register(2), register(3), register(1, name="copy")]
+    sizes = [registry.get_model_info(model_id)["bytes"] for model_id in ids]
+    damage(Path(registry.get_model_info(ids[1])["file_path"]) / "model.safetensors")
+    said = []
+    result = registry.verify(on_bytes=lambda done, total: said.append((done, total)))
+    assert [key for key, problems in result.items() if problems] == [ids[1]]
+    assert said == sorted(said) and said[-1] == (sum(sizes[:3]), sum(sizes[:3]))
+    said.clear()
+    result = registry.verify([ids[2], "copy"], on_bytes=lambda *sizes: said.append(sizes))
+    assert list(result) == [ids[2], ids[3]] and said[-1] == (sizes[2] + sizes[0],) * 2
+    with pytest.raises(ConfigurationError) as caught:
+        registry.verify(["kobert", "t5"])
+    assert len(caught.value.problems) == 2
 
 
 def test_export(registry, register, tmp_path):
