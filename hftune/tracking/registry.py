@@ -32,7 +32,7 @@ from .run_record import clean_text
 from .store import Store
 from .tables import aliases, models
 
-__all__ = ["UNSET", "ModelRegistry", "RegistryError"]
+__all__ = ["ModelRegistry", "RegistryError"]
 
 
 class ModelRegistry:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..configuration.convert import to_json
 from ..utils.errors import ConfigurationError
 from ..utils.files import checked_name
-from ..utils.secrets import without_secrets
 from .contents import Content, ContentStore
 from .json_lines import from_number
 from .metric_directions import known_direction
 from .registry_files import MODEL_ID, Change, next_version, record_path
-from .run_record import clean_text
+from .run_record import clean_text, plain_json
 from .store import next_id
 from .tables import models, runs
 
@@ -57,9 +54,9 @@ def checked_facts(
         "name": name,
         "architecture": clean_text(architecture),
         "checkpoint": None if checkpoint is None else clean_text(checkpoint),
-        "config": _plain(config),
+        "config": plain_json(config),
         "performance": _checked_performance(performance, problems),
-        "training_info": _plain(training_info),
+        "training_info": plain_json(training_info),
         "stage": None if stage is None else clean_text(stage),
         "step": None if step is None else int(step),
         "metric_directions": _checked_directions(metric_directions, problems),
@@ -98,15 +95,6 @@ def _checked_directions(declared: Mapping[str, bool], problems: list[str]) -> di
                 f"to be better when {words[1]}: correct it, or give the metric another name"
             )
     return kept
-
-
-def _plain(value: Any) -> Any:
-    """Anything, without secrets, as JSON and the database can hold it."""
-    try:
-        value = to_json(without_secrets(value))
-    except RecursionError:
-        value = {"error": f"{type(value).__name__} that contains itself"}
-    return json.loads(clean_text(json.dumps(value, ensure_ascii=False, allow_nan=False)))
 
 
 def find_parent(

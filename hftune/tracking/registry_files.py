@@ -64,7 +64,7 @@ class Change:
 
     def add(self, record: dict[str, Any]) -> None:
         """Adds a version: its rows and its record."""
-        _insert(self.connection, record)
+        _insert_rows(self.connection, record)
         self._added.append(record)
 
     def drop(self, record: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def changing(store: Store, contents: ContentStore) -> Iterator[Change]:
         raise
 
 
-def _insert(connection: Connection, record: Mapping[str, Any]) -> None:
+def _insert_rows(connection: Connection, record: Mapping[str, Any]) -> None:
     connection.execute(models.insert().values(_model_row(record)))
     if record["performance"]:
         connection.execute(performance.insert(), _performance_rows(record))
@@ -265,7 +265,7 @@ def _restore(
         contents.manifest(record["digest"])
     except CheckpointError as error:
         problems.append(f"{model_id} has lost its files: {error}")
-    _insert(connection, record)
+    _insert_rows(connection, record)
     return True
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .background import Background
     from .warning_events import WarningEvents
 
-__all__ = ["STATES", "RunRecord", "clean_text"]
+__all__ = ["STATES", "RunRecord", "clean_text", "plain_json"]
 
 STATES = ("created", "running", "completed", "failed", "killed", "preempted", "crashed")
 """``created``: nothing was logged yet. ``killed``: by SIGINT, or SIGTERM before a checkpoint.
@@ -54,8 +54,8 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _plain(value: Any) -> Any:
-    """Anything, as JSON can hold it: what it has no word for becomes its text."""
+def plain_json(value: Any) -> Any:
+    """Returns anything, without secrets, as JSON can hold it; what it has no word for as text."""
     try:
         return _clean(to_json(without_secrets(value)))
     except RecursionError:
@@ -148,7 +148,7 @@ class RunRecord:
             heartbeat = Heartbeat(folder)
         try:
             values = _first_values(path, task, configuration, seeds, resumed_from, command)
-            values.update(_plain(more))
+            values.update(plain_json(more))
             values["attempts"] = values.pop("attempts")  # the long part last
             record = cls(path, values)
             record.heartbeat = heartbeat
@@ -189,7 +189,7 @@ class RunRecord:
 
         A mapping is merged into one that is there.
         """
-        entries = _plain(entries)
+        entries = plain_json(entries)
 
         def change(values: dict[str, Any]) -> None:
             for key, value in entries.items():
@@ -372,7 +372,7 @@ class RunRecord:
         if step is not None:
             line["step"] = int(step)
         if self._writes:
-            self._append(self._events, {**line, "kind": kind, **_plain(content)})
+            self._append(self._events, {**line, "kind": kind, **plain_json(content)})
 
     def sync(self) -> None:
         """Puts what was logged onto the disk itself."""
@@ -457,7 +457,7 @@ def _first_values(
 ) -> dict[str, Any]:
     """What ``run.json`` says at the beginning of an attempt."""
     command = [sys.executable, *sys.argv] if command is None else list(command)
-    configuration = _plain(configuration)
+    configuration = plain_json(configuration)
     script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
     git = git_state(script) if script.is_dir() else None
     now = _now()
