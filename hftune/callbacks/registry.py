@@ -157,7 +157,8 @@ def register_run_model(
         checkpoint (str, *optional*): What training began with.
         training_info (mapping, *optional*): Anything about the training.
         step (int, *optional*): Optimizer steps that were done.
-        config (mapping, *optional*): The settings. Defaults to the run's.
+        config (mapping, *optional*): The settings. Defaults to those that the run was given; its
+            record has the defaults too.
 
     Returns:
         The model's id; None where that failed, and in every process but the first.
@@ -170,7 +171,7 @@ def register_run_model(
         "name": name,
         "architecture": architecture,
         "checkpoint": checkpoint,
-        "config": index.plain(values.get("configuration", {})) if config is None else config,
+        "config": index.given(values.get("configuration", {})) if config is None else config,
         "performance": performance,
         "training_info": training_info or {},
         "experiment_id": values.get("experiment_id"),

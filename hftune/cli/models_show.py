@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import hftune
+
 from ..utils.errors import CheckpointError, ConfigurationError
 from ..utils.files import human_bytes, read_json
 from .models_views import Model, as_json, settings, title
@@ -165,17 +167,22 @@ def _loading(model: Model, files: Mapping[str, Any]) -> list[str]:
         f'folder = ModelRegistry().folder("{title(model)}")  # every byte is verified',
     ]
     if "modules.json" in files:
-        return [*lines, "model = SentenceTransformer(str(folder))"]
+        library = "from sentence_transformers import SentenceTransformer"
+        return [library, *lines, "model = SentenceTransformer(str(folder))"]
     if "adapter_config.json" in files:
-        return [*lines, "model = AutoPeftModel.from_pretrained(folder)"]
+        library = "from peft import AutoPeftModel"
+        return [library, *lines, "model = AutoPeftModel.from_pretrained(folder)"]
     if "config.json" in files:
         try:
             config = read_json(f"{model['file_path']}/config.json")
             name = one_line(config["architectures"][0])
         except (OSError, ValueError, LookupError, TypeError):
             name = "AutoModel"
+        library = "hftune" if name in hftune.__all__ else "transformers"
+        lines.insert(0, f"from {library} import {name}")
         lines.append(f"model = {name}.from_pretrained(folder)")
     elif "model.safetensors" in files:
+        lines.insert(0, "import safetensors.torch")
         lines.append('weights = safetensors.torch.load_file(folder / "model.safetensors")')
     return lines
 

@@ -16,6 +16,7 @@ import datetime
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,21 @@ from .tables import directions, events, metrics, params, records, runs, summarie
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["catch_up", "flat", "forget", "link", "pending", "plain", "refresh", "run_links"]
+__all__ = [
+    "catch_up",
+    "flat",
+    "forget",
+    "given",
+    "is_superseded",
+    "link",
+    "pending",
+    "plain",
+    "refresh",
+    "run_links",
+]
 
 _ROWS = 20_000  # of one transaction
+_LONGEST = 500  # characters of a name that are indexed: PostgreSQL's indexes have a limit
 
 
 # Folders
@@ -77,6 +90,18 @@ def plain(configuration: Any) -> Any:
     return configuration
 
 
+def given(configuration: Any) -> Any:
+    """Returns a configuration without its sources and without what was left at its default."""
+    if not isinstance(configuration, Mapping) or configuration.keys() == {"value", "source"}:
+        return plain(configuration)
+    kept = {
+        key: given(value)
+        for key, value in configuration.items()
+        if not (isinstance(value, Mapping) and value.get("source") == "default")
+    }
+    return {key: value for key, value in kept.items() if value != {} or configuration[key] == {}}
+
+
 def flat(configuration: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Goes through a plain configuration as ``("section.name", value)``."""
     if isinstance(configuration, Mapping) and configuration:
@@ -96,10 +121,13 @@ def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]
     status, ended = record["status"], _seconds(record["finished"])
     if status in ("created", "running") and not alive:
         status, ended = "crashed", _last_sign(folder, record)
+    seconds = attempt["seconds"]
+    if attempt["finished"] is None:  # nothing has counted to the end of it
+        seconds = max(seconds, (ended or time.time()) - _seconds(attempt["started"]))
     git = record.get("git") or {}
     return {
         "uid": record["uid"],
-        "name": record["name"],
+        "name": record["name"][:_LONGEST],
         "description": record.get("description", ""),
         "task": record["task"],
         "model_type": record.get("model_type", ""),
@@ -112,7 +140,7 @@ def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]
         "host": attempt["process"]["host"],
         "created": _seconds(record["started"]),
         "ended": ended,
-        "seconds": sum(one["seconds"] for one in record["attempts"]),
+        "seconds": sum(one["seconds"] for one in record["attempts"][:-1]) + seconds,
         "data_fingerprint": record.get("data", {}).get("fingerprint"),
         "git_commit": git.get("commit"),
         "attempts": len(record["attempts"]),
@@ -254,13 +282,14 @@ def _settings(record: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _write_settings(connection: Connection, run_id: str, record: Mapping[str, Any]) -> None:
-    rows = []
+    rows = {}
     for key, value in flat(plain(record["configuration"])):
-        rows.append(
-            {"run_id": run_id, "key": key, "value": json.dumps(value), "number": _number(value)}
-        )
+        key = key[:_LONGEST]
+        rows[key] = {
+            "run_id": run_id, "key": key, "value": json.dumps(value), "number": _number(value)
+        }  # fmt: skip
     if rows:
-        connection.execute(params.insert(), rows)
+        connection.execute(params.insert(), list(rows.values()))
     for metric, greater in record.get("metric_directions", {}).items():
         direction = {"greater_is_better": greater}
         connection.execute(
@@ -370,7 +399,7 @@ def _write_summaries(
     for row in rows:
         step = row["step"]
         for key, value in json.loads(row["content"]).items():
-            number = to_number(value)
+            key, number = key[:_LONGEST], to_number(value)
             entry = fresh.setdefault(key, {"key": key, "count": 0, "low": None, "high": None})
             entry["count"] += 1
             entry["last"] = None if math.isnan(number) else number
@@ -446,7 +475,8 @@ def refresh(store: Store) -> list[str]:
         try:
             status = catch_up(store, entry)
         except FileNotFoundError:
-            entry.unlink(missing_ok=True)  # its folder is gone: the index has what there was
+            with contextlib.suppress(OSError):
+                entry.unlink(missing_ok=True)  # its folder is gone: the index has what there was
             continue
         except (OSError, ValueError, KeyError, StoreError) as error:
             problems.append(f"{entry.name}: {error}")

@@ -112,7 +112,11 @@ class ExperimentTracker:
         uid = uuid.uuid4().hex
         try:
             with self.store.write() as connection:
-                return next_id(connection, "exp"), uid
+                experiment_id = next_id(connection, "exp")
+                # A run of a store that is no more may have it.
+                while os.path.lexists(index.run_links() / experiment_id):
+                    experiment_id = next_id(connection, "exp")
+            return experiment_id, uid
         except StoreError as error:
             day = datetime.datetime.now(datetime.timezone.utc)
             experiment_id = f"exp_{day:%Y%m%d}_x{uid[:8]}"

@@ -204,7 +204,8 @@ def test_an_average_that_is_not_in_place_yet(tmp_path, capsys):
 
 
 def test_a_model_that_a_recipe_saved(tmp_path):
-    table = {"training": {"learning_rate": {"value": 1e-4, "source": "default"}}}
+    given = {"value": 1e-4, "source": "command line"}
+    table = {"training": {"learning_rate": given, "seed": {"value": 42, "source": "default"}}}
     with ExperimentTracker().start(tmp_path, task="test", configuration=table) as record:
         record.begin_stage("24 h")
         record.update(data={"fingerprint": "abc"}, metric_directions={"our_skill": True})

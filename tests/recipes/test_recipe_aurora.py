@@ -98,6 +98,54 @@ def test_leaves_every_file_that_a_run_promises(finished, atmosphere):
     assert not [p for p in finished.rglob("*") if p.name.endswith(".tmp")]
 
 
+def test_is_tracked_and_registered_with_no_flag(finished, monkeypatch):
+    from hftune import AuroraForForecasting, ExperimentTracker, ModelRegistry
+    from hftune.tracking.run_view import RunView
+
+    monkeypatch.setenv("HFTUNE_HOME", str(finished.parent / "home"))
+    run = ExperimentTracker().get_experiment("latest")
+    assert run["status"] == "completed" and run["task"] == "aurora" and run["name"] == "out"
+    assert run["folder"] == str(finished) and run["data"]["fingerprint"]
+    assert run["config"]["model"]["embed_dim"] == 16
+    assert run["config_sources"]["training.seed"] == "default"
+    assert [Path(point["path"]).name for point in run["checkpoints"]] == [
+        "checkpoint-6", "checkpoint-12"
+    ]  # fmt: skip
+    scores = json.loads((finished / "scores.json").read_text())
+    ratio = scores["summary"]["mean_rmse_to_persistence"]
+    assert run["metrics"]["test_rmse_to_persistence"] == pytest.approx(ratio)
+    view = RunView.from_folder(finished)
+    state = json.loads((finished / "checkpoint-12" / "trainer_state.json").read_text())
+    logged = [(entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry]
+    assert list(zip(*view.curve("loss"), strict=True)) == logged
+
+    registry = ModelRegistry()
+    [model] = registry.get_best_models("test_rmse_to_persistence")
+    assert model["experiment_id"] == run["experiment_id"] and model["name"] == "out"
+    assert run["model_info"]["model_id"] == model["model_id"]
+    loaded = AuroraForForecasting.from_pretrained(registry.folder("out"))
+    saved = AuroraForForecasting.from_pretrained(finished / "model")
+    for name, value in saved.state_dict().items():
+        assert loaded.state_dict()[name].equal(value), name
+    page = (finished / "report.html").read_text()
+    assert run["experiment_id"] in page and model["model_id"] in page
+
+
+def test_tracking_off_leaves_the_store_alone(repository, config, tmp_path):
+    home = tmp_path / "home"
+    process = launch(
+        repository, "--config", config, "--output_dir", tmp_path / "out", "--tracking", "off",
+        "--max_steps", "6", HFTUNE_HOME=str(home),
+    )  # fmt: skip
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    assert not (home / "tracking.db").exists() and not (home / "runs").exists()
+    assert not (home / "models").exists()
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["status"] == "completed" and run.get("experiment_id") is None
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
 def test_scores_of_persistence_and_model_are_those_of_a_plain_computation(finished, atmosphere):
     import torch
     import xarray
@@ -148,10 +196,11 @@ def test_report_is_one_page_without_network(finished):
 
 def test_saved_run_reproduces_its_configuration(finished):
     from hftune.configuration.resolve import parse
+    from hftune.configuration.tracking_arguments import TrackingArguments
     from hftune.tasks.aurora.arguments_aurora import AuroraModelArguments
     from hftune.tasks.weather.arguments_weather import WeatherDataArguments
 
-    types = (WeatherDataArguments, AuroraModelArguments)
+    types = (WeatherDataArguments, AuroraModelArguments, TrackingArguments)
     run = json.loads((finished / "run.json").read_text())
     run["configuration"].pop("training")
     partial = finished.parent / "data_and_model.json"

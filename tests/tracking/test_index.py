@@ -295,3 +295,11 @@ def test_many_lines_are_written_in_parts(store, tmp_path, monkeypatch):
     assert [row["step"] for row in rows(store, events)] == list(range(40))
     assert rows(store, summaries)[0]["count"] == 40
     record.finish()
+
+
+def test_what_a_run_was_given():
+    leaf = {"value": 3, "source": "default"}
+    mine = {"value": {"a": 1}, "source": "command line"}
+    assert index.given({"a": {"x": leaf, "y": mine}, "b": {"z": leaf}}) == {"a": {"y": {"a": 1}}}
+    assert index.given({"a": {"x": 1}, "empty": {}}) == {"a": {"x": 1}, "empty": {}}
+    assert index.plain({"a": {"x": leaf, "y": mine}}) == {"a": {"x": 3, "y": {"a": 1}}}

@@ -429,3 +429,26 @@ def test_a_run_without_a_store_has_its_own_files(tmp_path):
     view = RunView.from_folder(tmp_path)
     assert view.status == "completed" and view.record.get("experiment_id") is None
     assert not Path(os.environ["HFTUNE_HOME"], "tracking.db").exists()
+
+
+def test_an_id_of_a_store_that_is_no_more_is_not_given_again(tmp_path):
+    first = ExperimentTracker()
+    old = first.start_experiment("old")
+    first.log_metrics({"loss": 1.0}, step=1)
+    first.end_experiment()
+    shutil.move(os.environ["HFTUNE_HOME"] + "/tracking.db", tmp_path / "moved.db")
+    second = ExperimentTracker()
+    new = second.start_experiment("new")
+    second.end_experiment()
+    assert new != old
+    assert RunView.from_folder(index.run_links() / old).record["name"] == "old"
+
+
+def test_names_longer_than_an_index_takes(tracker):
+    name = "loss" * 2000
+    experiment_id = tracker.start_experiment(name, config={name: 1, name + "2": 2})
+    tracker.log_metrics({name: 0.5}, step=1)
+    tracker.end_experiment()
+    assert known(tracker.store)[experiment_id].status == "completed"
+    view = RunView.from_store(tracker.store, experiment_id)
+    assert view.curve(name) == ([1], [0.5]) and view.record["name"] == name
