@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import ConfigurationError
 from . import runs_export, runs_list, runs_show, runs_watch
+from .arguments import joined, limit
 from .tables import confirmed, console, one_line, print_json
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(joined(argv, "--sort"))
 
     from ..tracking import index
     from ..tracking.store import Store
@@ -74,14 +75,6 @@ def main(argv: Sequence[str]) -> int:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             print(f"hftune runs: {one_line(problems[0])}{more}", file=sys.stderr)
     return arguments.run(store, arguments)
-
-
-def _limit(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a number from 1, or all")
-    return int(text)
 
 
 def _count(text: str) -> int:
@@ -108,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print JSON")
         return made
 
-    def filters(one: argparse.ArgumentParser, limit: int | None) -> None:
+    def filters(one: argparse.ArgumentParser, most: int | None) -> None:
         one.add_argument("--where", metavar="FILTER", help="only these runs, see below")
         one.add_argument(
             "--sort", metavar="BY", default="-created",
@@ -116,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
             "(default -created)",
         )  # fmt: skip
         one.add_argument(
-            "--limit", type=_limit, metavar="N", default=limit,
-            help=f"how many runs at the most, or all (default {limit or 'all'})",
+            "--limit", type=limit, metavar="N", default=most,
+            help=f"how many runs at the most, or all (default {most or 'all'})",
         )  # fmt: skip
 
     one = command("list", runs_list.list_runs, "list runs", epilog=_FILTERS)
