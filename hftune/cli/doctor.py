@@ -226,7 +226,7 @@ def check_tokens(environ: Mapping[str, str]) -> list[Check]:
         known = bool(environ.get("WANDB_API_KEY")) or (
             netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
         )
-        cure = "" if known else "only for --report_to wandb: wandb login"
+        cure = "" if known else "only for --wandb online: wandb login"
         checks.append(Check("tokens", "W&B", "info", "present" if known else "none", cure))
     return checks
 

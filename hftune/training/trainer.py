@@ -59,7 +59,8 @@ class HFTuneMixin(DurableRuns):
     - ``args.ema_decay``: a moving average of the weights is what is evaluated, what the best model
       is, and what the model holds after training.
     - ``args.learning_rate_patterns``: learning rates by parameter name.
-    - ``args.callbacks``: callbacks of installed packages by name, after those of ``callbacks=``.
+    - ``args.callbacks``: callbacks of installed packages by name, before those of ``callbacks=``:
+      what they add to the logs, the tracking callback records.
     - Gradient health, a progress bar that is right after a resume, and all of
       :class:`~hftune.training.durable.DurableRuns`: checkpoints that are whole, exact resume,
       signals.
@@ -108,7 +109,7 @@ class HFTuneMixin(DurableRuns):
             if not self.evaluates_by_loss:
                 kwargs["eval_dataset"] = []
         plugins = load_callbacks(args.callbacks, args.callback_errors)
-        kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), *plugins]
+        kwargs["callbacks"] = [*plugins, *(kwargs.get("callbacks") or [])]
         self.average: WeightAverage | None = None
         self._parameter_count: int | None = None
         self._named_parameters: list[tuple[str, nn.Parameter]] | None = None

@@ -86,12 +86,12 @@ def test_none_are_active_unless_named(probes, tmp_path):
     assert of_plugins(hftune_trainer(tmp_path)) == []
 
 
-def test_they_come_after_the_users_own(probes, tmp_path):
+def test_they_come_before_the_users_own_which_record_what_they_log(probes, tmp_path):
     args = HFTuneArguments(output_dir=str(tmp_path), callbacks=["probe", "counter"], **SMALL)
     own = Own()
     trainer = HFTuneTrainer(Line(), args, train_dataset=Rows(), callbacks=[own])
     names = [type(callback).__name__ for callback in trainer.callback_handler.callbacks]
-    assert [n for n in names if n in ("Own", "Probe", "Counter")] == ["Own", "Probe", "Counter"]
+    assert [n for n in names if n in ("Own", "Probe", "Counter")] == ["Probe", "Counter", "Own"]
 
 
 def test_gradient_health_by_name_takes_the_place_of_the_default(tmp_path):
