@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(output_dir / "scores.json", results)
             record.update(results=results["summary"])
             measured = {f"test_{name}": value for name, value in test.metrics(scores).items()}
-            record.log_metrics(measured)
+            trainer.log(measured)  # into the record and its mirrors
             register_best_model(record, tracking, trainer, output_dir / "model", measured)
             record.finish()
             report = write_weather_report(

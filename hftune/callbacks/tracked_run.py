@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from ..configuration.tracking_arguments import TrackingArguments
 from ..tracking.index import plain
+from ..tracking.query import find_run
 from ..tracking.run_record import RunRecord
 from ..tracking.tracker import ExperimentTracker
 from .model_info import model_config, model_type, unwrapped
@@ -46,6 +47,7 @@ def start_run(
 
     Raises:
         ConfigurationError: If a run that is alive has the folder, or there is no such parent run.
+        StoreError: If a parent is named and the store cannot be reached.
     """
     texts = {"description": arguments.experiment_description, "tags": arguments.tags}
     if arguments.tracking == "off":
@@ -57,13 +59,15 @@ def start_run(
             name=arguments.experiment_name or os.path.basename(os.path.abspath(output_dir)),
             **texts,
         )
-    return ExperimentTracker().start(
+    tracker = ExperimentTracker()
+    parent = arguments.parent_run
+    return tracker.start(
         output_dir,
         name=arguments.experiment_name,
         task=task,
         configuration=configuration,
         seeds=seeds,
-        parent_run=arguments.parent_run,
+        parent_run=parent and find_run(tracker.store, parent).id,
         **texts,
     )
 
