@@ -244,7 +244,7 @@ def fill_runs(store: Any, count: int) -> None:
     """Adds runs that are like one that was tracked, but for their numbers."""
     import sqlalchemy as sa
 
-    from hftune.tracking.tables import params, runs, summaries
+    from hftune.tracking.tables import params, records, runs, summaries
     from hftune.tracking.tracker import ExperimentTracker
 
     chance = random.Random(0)
@@ -266,11 +266,11 @@ def fill_runs(store: Any, count: int) -> None:
                 dict(row)
                 for row in connection.execute(sa.select(t).where(t.c.run_id == first)).mappings()
             ]
-            for t in (params, summaries)
+            for t in (params, summaries, records)
         ]
     states = ["completed"] * 17 + ["failed", "crashed", "killed"]
     for chunk in chunks(dated_ids("exp", count - 1, 300), 5_000):
-        rows: dict[Any, list[dict[str, Any]]] = {runs: [], params: [], summaries: []}
+        rows: dict[Any, list[dict[str, Any]]] = {runs: [], records: [], params: [], summaries: []}
         for run_id, created in chunk:
             seconds = chance.uniform(60, 90_000)
             name = f"kobart_{chance.randrange(200)}"
@@ -282,6 +282,7 @@ def fill_runs(store: Any, count: int) -> None:
                 | {"seconds": seconds, "task": task}
                 | {"tags": ["baseline"] if chance.random() < 0.1 else []}
             )
+            rows[records].append(of_run[2][0] | {"run_id": run_id})
             for row in of_run[0]:
                 number = row["number"] and row["number"] * chance.choice([0.1, 0.5, 1, 2])
                 value = row["value"] if number is None else json.dumps(number)

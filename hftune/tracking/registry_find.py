@@ -109,7 +109,8 @@ def _near(connection: Connection, ref: str, name: str) -> str:
     import sqlalchemy as sa
 
     if MODEL_ID.fullmatch(ref):
-        return did_you_mean(ref, connection.execute(sa.select(models.c.id)).scalars())
+        newest = sa.select(models.c.id).order_by(models.c.created.desc()).limit(1000)
+        return did_you_mean(ref, connection.execute(newest).scalars())
     versions = sa.select(models.c.version).where(models.c.name == name)
     newest = connection.execute(versions.order_by(models.c.version.desc()).limit(10)).scalars()
     if known := ", ".join(map(str, newest)):
