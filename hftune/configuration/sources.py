@@ -241,9 +241,9 @@ def read_environment(
 
 
 def _from_environment(text: str, field: Field) -> Any:
-    # Values of any kind may hold commas themselves; several of those are a JSON list.
-    is_plain = is_list(field.hint) and field.hint != list[Any]
-    if is_plain and "," in text and not text.startswith("["):
+    # NAME:KEY=VALUE,KEY=VALUE is one value; several of those are a JSON list.
+    has_arguments = field.hint == list[Any] and ":" in text
+    if is_list(field.hint) and "," in text and not text.startswith("[") and not has_arguments:
         return [Plain(part.strip()) for part in text.split(",") if part.strip()]
     return Plain(text)
 

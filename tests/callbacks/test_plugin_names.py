@@ -185,15 +185,16 @@ def test_the_same_callback_by_name_and_by_path_stands_twice(probes):
     assert problem == "callbacks: 'hftune_test_probes:Probe' stands twice; a callback is named once"
 
 
-def test_values_that_commas_split_in_the_environment(probes, tmp_path):
+def test_commas_in_the_environment(probes, tmp_path):
     def resolve(text):
         argv = ["--output_dir", str(tmp_path)]
         return parse(HFTuneArguments, argv=argv, environ={"HFTUNE_CALLBACKS": text}).values[0]
 
     assert resolve("probe,counter").callbacks == ["probe", "counter"]
     assert resolve('["probe:rate=1,on=yes"]').callbacks == ["probe:rate=1,on=yes"]
+    assert resolve("probe:rate=1,on=yes").callbacks == ["probe:rate=1,on=yes"]
     with pytest.raises(ConfigurationError) as caught:
-        resolve("probe:url=a,rate=very-secret")
+        resolve("probe,rate=very-secret")
     assert str(caught.value) == (
         "callbacks: found 'rate', expected NAME, NAME:KEY=VALUE,... or NAME:JSON. Several are "
         "given as separate values (--callbacks a b), in the environment as a JSON list "

@@ -91,6 +91,7 @@ def test_a_list_option_that_stands_several_times_is_one_list():
     environ = {"HFTUNE_CALLBACKS": "a:x=1,y=2", "HFTUNE_LEAD_HOURS": "24,48"}
     data = resolve(environ=environ).values[0]
     assert data.callbacks == ["a:x=1,y=2"] and data.lead_hours == [24, 48]
+    assert resolve(environ={"HFTUNE_CALLBACKS": "a,b"}).values[0].callbacks == ["a", "b"]
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):

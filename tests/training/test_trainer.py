@@ -94,10 +94,11 @@ def test_a_model_that_says_so_gets_the_number_of_items(tmp_path):
         def forward(self, x, labels, num_items_in_batch=None):
             return {"loss": ((self.line(x)[:, 0] - labels) ** 2).sum() / num_items_in_batch}
 
+    model = Counting()
     whole, parts = (
         train(
             tmp_path,
-            Counting(),
+            copy.deepcopy(model),
             per_device_train_batch_size=16 // steps,
             gradient_accumulation_steps=steps,
         ).state.log_history[0]
