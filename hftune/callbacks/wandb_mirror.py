@@ -19,8 +19,8 @@ from transformers import PreTrainedConfig
 from transformers.integrations import rewrite_logs
 
 from ..tracking.exits import stopping_signal
-from ..tracking.run_record import without_secrets
 from ..utils.errors import ConfigurationError, did_you_mean
+from ..utils.secrets import without_secrets
 from ..utils.terminal import console, is_main_process
 from ..utils.versions import installed_version
 from .best_metrics import add_rouge_combined

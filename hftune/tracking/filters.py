@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from ..utils.errors import ConfigurationError, did_you_mean
-from .run_record import STATES, clean_text
+from .run_record import STATES
+from .run_values import clean_text
 from .tables import params, runs, summaries
 from .terms import Term, resolve
 

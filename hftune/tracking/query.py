@@ -18,7 +18,7 @@ from ..utils.files import read_json
 from .filters import where_condition
 from .index import flat, plain
 from .json_lines import from_number
-from .run_record import clean_text
+from .run_values import clean_text
 from .run_view import RunView
 from .tables import models, params, runs, summaries
 from .terms import FIELDS, Term, resolve

@@ -28,7 +28,7 @@ from .registry_find import (
     search_records,
 )
 from .registry_gates import UNSET, RegistryError, check_expected, move_alias
-from .run_record import clean_text
+from .run_values import clean_text
 from .store import Store
 from .tables import aliases, models
 

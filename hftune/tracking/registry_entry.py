@@ -13,7 +13,7 @@ from .contents import Content, ContentStore
 from .json_lines import from_number
 from .metric_directions import known_direction
 from .registry_files import MODEL_ID, Change, next_version, record_path
-from .run_record import clean_text, plain_json
+from .run_values import clean_text, plain_json
 from .store import next_id
 from .tables import models, runs
 

@@ -12,7 +12,7 @@ from .contents import ContentStore
 from .json_lines import to_number
 from .metric_directions import greater_is_better, known_direction
 from .registry_files import MODEL_ID
-from .run_record import clean_text
+from .run_values import clean_text
 from .tables import aliases, directions, model_events, models, performance
 
 if TYPE_CHECKING:

@@ -13,32 +13,27 @@ Imports no torch.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import sys
 import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..configuration.convert import to_json
 from ..utils.errors import RESUMABLE_EXIT_CODE, TrainingInterrupted
 from ..utils.files import read_json, write_json
-from ..utils.secrets import without_secrets
 from ..utils.terminal import console
 from . import exits
-from .environment import git_state, hardware, library_versions, process_identity
 from .json_lines import JsonLines, from_number
 from .liveness import Heartbeat
+from .run_values import clean_text, first_values, plain_json, utc_now
 
 if TYPE_CHECKING:
     from .background import Background
     from .warning_events import WarningEvents
 
-__all__ = ["STATES", "RunRecord", "clean_text", "plain_json"]
+__all__ = ["STATES", "RunRecord"]
 
 STATES = ("created", "running", "completed", "failed", "killed", "preempted", "crashed")
 """``created``: nothing was logged yet. ``killed``: by SIGINT, or SIGTERM before a checkpoint.
@@ -46,28 +41,6 @@ STATES = ("created", "running", "completed", "failed", "killed", "preempted", "c
 and never said how it ended."""
 
 _ALIVE = ("created", "running")
-
-
-def clean_text(text: str) -> str:
-    """Returns text as every file and database takes it: NFC, no NUL, no halves of characters."""
-    text = unicodedata.normalize("NFC", str(text)).replace("\x00", "\ufffd")
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def plain_json(value: Any) -> Any:
-    """Returns anything, without secrets, as JSON can hold it; what it has no word for as text."""
-    try:
-        return _clean(to_json(without_secrets(value)))
-    except RecursionError:
-        return clean_text(f"{type(value).__name__} that contains itself")
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, dict):
-        return {clean_text(key): _clean(item) for key, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 class RunRecord:
@@ -147,7 +120,7 @@ class RunRecord:
                     other.finish("crashed", "another attempt began in the same process")
             heartbeat = Heartbeat(folder)
         try:
-            values = _first_values(path, task, configuration, seeds, resumed_from, command)
+            values = first_values(path, task, configuration, seeds, resumed_from, command)
             values.update(plain_json(more))
             values["attempts"] = values.pop("attempts")  # the long part last
             record = cls(path, values)
@@ -283,7 +256,7 @@ class RunRecord:
 
         def change(values: dict[str, Any]) -> None:
             _set_status(values, status)
-            now = _now()
+            now = utc_now()
             values["finished"] = now
             values["attempts"][-1].update(finished=now, error=error and clean_text(error))
 
@@ -427,7 +400,7 @@ class RunRecord:
                 # Of an attempt that goes on, and is not another process's.
                 is_open = self.heartbeat is not None and self.attempt["finished"] is None
                 change(self.values)
-                self.values["updated"] = _now()
+                self.values["updated"] = utc_now()
                 self.values["revision"] = self.values.get("revision", 0) + 1
                 if is_open:
                     self.attempt["seconds"] = seconds
@@ -447,90 +420,6 @@ class RunRecord:
             self.background.wake()
 
 
-def _first_values(
-    path: Path,
-    task: str,
-    configuration: Mapping[str, Any],
-    seeds: Mapping[str, int] | None,
-    resumed_from: str | os.PathLike[str] | None,
-    command: Sequence[str] | None,
-) -> dict[str, Any]:
-    """What ``run.json`` says at the beginning of an attempt."""
-    command = [sys.executable, *sys.argv] if command is None else list(command)
-    configuration = plain_json(configuration)
-    script = Path(sys.argv[0]).resolve().parent if sys.argv[0] else Path.cwd()
-    git = git_state(script) if script.is_dir() else None
-    now = _now()
-    attempt: dict[str, Any] = {
-        "number": 1,
-        "status": "created",
-        "started": now,
-        "finished": None,
-        "seconds": 0.0,
-        "resumed_from": None if resumed_from is None else os.fspath(resumed_from),
-        "from_stage": None,
-        "from_step": None,
-        "changed": {},
-        "timings": {},
-        "error": None,
-        "process": process_identity(),
-    }
-    kept: dict[str, Any] = {}
-    attempts: list[dict[str, Any]] = []
-    revision = 0
-    if path.exists():
-        before = read_json(path)
-        attempts = before["attempts"]
-        if attempts[-1]["finished"] is None:
-            attempts[-1].update(status="crashed", finished=before["updated"])
-        attempt["number"] = len(attempts) + 1
-        attempt["changed"] = _changes(before["configuration"], configuration)
-        kept = {name: before[name] for name in _KEPT if name in before}
-        revision = before.get("revision", 0) + 1
-    return {
-        **kept,
-        "format": 2,
-        "revision": revision,  # counts the changes: the index keeps the newest
-        "task": task,
-        "status": "created",
-        "started": attempts[0]["started"] if attempts else now,
-        "updated": now,
-        "finished": None,
-        "command": without_secrets(command),
-        "folder": os.getcwd(),
-        "configuration": configuration,
-        "seeds": dict(seeds or {}),
-        "versions": library_versions(),
-        "git": git or git_state(Path.cwd()),  # the script may be an installed one
-        "hardware": hardware(),
-        "attempts": [*attempts, attempt],
-    }
-
-
-# What a new attempt takes over from the ones before.
-_KEPT = (
-    "experiment_id", "uid", "name", "description", "model_type", "notes", "tags", "parent_run",
-    "wandb_run_id", "data", "model_info", "metric_directions", "stages", "best_metrics",
-)  # fmt: skip
-
-
 def _set_status(values: dict[str, Any], status: str) -> None:
     values["status"] = status
     values["attempts"][-1]["status"] = status
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _changes(before: Any, after: Any, name: str = "") -> dict[str, list[Any]]:
-    """Returns ``{"section.name": [old, new]}`` of the values that differ."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        if "value" in before and "value" in after:  # one setting; its source does not matter
-            return _changes(before["value"], after["value"], name)
-        changes: dict[str, list[Any]] = {}
-        for key in sorted({*before, *after}):
-            inner = f"{name}.{key}" if name else str(key)
-            changes.update(_changes(before.get(key), after.get(key), inner))
-        return changes
-    return {} if before == after else {name: [before, after]}

@@ -14,7 +14,8 @@ from ..utils.files import read_json
 from ..utils.terminal import console, is_main_process
 from . import index
 from .background import Background
-from .run_record import STATES, RunRecord, clean_text
+from .run_record import STATES, RunRecord
+from .run_values import clean_text, read_record
 from .store import Store, StoreError, next_id
 from .warning_events import WarningEvents
 
@@ -332,7 +333,7 @@ def _checked_status(status: str) -> str:
 def _identity(folder: Path) -> dict[str, Any]:
     """Which run a folder holds: id, uid and name; a copy of a run's folder is a new run."""
     try:
-        record = read_json(folder / "run.json")
+        record = read_record(folder / "run.json")
     except FileNotFoundError:
         return {}
     if not record.get("experiment_id"):

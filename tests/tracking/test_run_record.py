@@ -5,7 +5,8 @@ import pytest
 
 from hftune.tracking.environment import git_state
 from hftune.tracking.run_record import RunRecord
-from hftune.utils.errors import TrainingInterrupted
+from hftune.tracking.tracker import ExperimentTracker
+from hftune.utils.errors import ConfigurationError, TrainingInterrupted
 from hftune.utils.files import read_json
 from hftune.utils.secrets import without_secrets
 
@@ -119,3 +120,15 @@ def test_git_state(tmp_path):
     assert state["branch"] == "main" and len(state["commit"]) == 40 and not state["dirty"]
     (tmp_path / "a.txt").write_text("2")
     assert git_state(tmp_path)["dirty"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"attempts": []}', '{"attempts": [{}]}'])
+def test_a_file_that_is_no_record_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    for start in (RunRecord.start, ExperimentTracker().start):
+        with pytest.raises(ConfigurationError, match="run.json is no record of a run .*move it"):
+            start(tmp_path, task="test", configuration={})
+    assert (tmp_path / "run.json").read_text() == content
+    # and the folder is free
+    (tmp_path / "run.json").unlink()
+    RunRecord.start(tmp_path, task="test", configuration={}).finish()
