@@ -87,7 +87,7 @@ def find_run(store: Store, experiment_id: str) -> Row:
                 f"several runs are called '{_shown(text)}': {ids} (the newest first). Give an id."
             )
         recent = connection.execute(newest.with_only_columns(runs.c.id, runs.c.name).limit(1000))
-        known = {name for run in recent for name in run}
+        known = {_shown(name) for run in recent for name in run}
     if not known:
         raise ConfigurationError(f"no run '{_shown(text)}': the store {store.url} has no runs yet")
     raise ConfigurationError(

@@ -459,3 +459,12 @@ def test_nothing_was_recorded_yet(capsys):
 def test_without_a_command(capsys):
     assert main(["runs"]) == 2
     assert "reindex" in capsys.readouterr().err
+
+
+def test_a_name_cannot_speak_to_the_terminal(capsys):
+    tracker = ExperimentTracker()
+    tracker.start_experiment("bad\x1b[31m name")
+    tracker.end_experiment()
+    assert main(["runs", "show", "bad name"]) == 2
+    said = capsys.readouterr().err
+    assert "Did you mean 'bad" in said and "\x1b" not in said
