@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -108,7 +109,7 @@ def first_values(
         before = read_record(path)
         attempts = before["attempts"]
         if attempts[-1]["finished"] is None:
-            attempts[-1].update(status="crashed", finished=before["updated"])
+            attempts[-1].update(_end_of_crashed(path.parent, before))
         attempt["number"] = len(attempts) + 1
         attempt["changed"] = _changes(before["configuration"], configuration)
         kept = {name: before[name] for name in _KEPT if name in before}
@@ -138,6 +139,22 @@ _KEPT = (
     "experiment_id", "uid", "name", "description", "model_type", "notes", "tags", "parent_run",
     "wandb_run_id", "data", "model_info", "metric_directions", "stages", "best_metrics",
 )  # fmt: skip
+
+
+def _end_of_crashed(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the newest attempt ended, which did not say so: when it last wrote anything."""
+    attempt = record["attempts"][-1]
+    ended = datetime.datetime.fromisoformat(record["updated"]).timestamp()
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with contextlib.suppress(OSError):
+            ended = max(ended, (folder / name).stat().st_mtime)
+    began = datetime.datetime.fromisoformat(attempt["started"]).timestamp()
+    finished = datetime.datetime.fromtimestamp(ended, datetime.timezone.utc)
+    return {
+        "status": "crashed",
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round(max(attempt["seconds"], ended - began), 3),
+    }
 
 
 def utc_now() -> str:

@@ -1,7 +1,10 @@
+import datetime
+import os
 import subprocess
 import sys
 
 import pytest
+from processes import run_alone
 
 from hftune.tracking.environment import git_state
 from hftune.tracking.run_record import RunRecord
@@ -78,6 +81,21 @@ def test_attempts_are_kept_and_one_that_never_ended_has_crashed(tmp_path):
     assert second["number"] == 2 and second["resumed_from"] == "checkpoint-10"
     assert second["changed"] == {"training.learning_rate": [1e-4, 3e-4]}
     assert saved["status"] == "preempted" and saved["started"] == started
+
+
+def test_a_crashed_attempt_lasted_until_it_last_wrote(tmp_path):
+    def work():
+        RunRecord.start(tmp_path, task="t", configuration={}).log_metrics({"loss": 1}, step=1)
+        os._exit(9)
+
+    assert run_alone(work) == 9
+    began = read_json(tmp_path / "run.json")["attempts"][0]["started"]
+    later = datetime.datetime.fromisoformat(began).timestamp() + 100
+    os.utime(tmp_path / "metrics.jsonl", (later, later))
+    RunRecord.start(tmp_path, task="t", configuration={}).finish()
+    attempt = read_json(tmp_path / "run.json")["attempts"][0]
+    assert attempt["status"] == "crashed" and attempt["seconds"] == 100
+    assert datetime.datetime.fromisoformat(attempt["finished"]).timestamp() == later
 
 
 def test_only_the_first_process_of_a_group_writes(tmp_path, monkeypatch):
