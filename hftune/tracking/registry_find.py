@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -290,11 +291,12 @@ def infos(
     for model_id, alias in connection.execute(statement):
         pointing.setdefault(model_id, []).append(alias)
     result = []
+    folders = os.fspath(contents.folder(""))
     for record in records:
         hidden = ("format", "stage", "step", "data_fingerprint", "metric_directions")
         info = {key: value for key, value in record.items() if key not in hidden}
         info["performance"] = metrics_of(record)
-        info["file_path"] = str(contents.folder(record["digest"]))
+        info["file_path"] = os.path.join(folders, record["digest"])
         info["aliases"] = sorted(pointing.get(record["model_id"], []))
         origin = ("data_fingerprint", "experiment_id", "stage", "step", "checkpoint")
         info["lineage"] = {key: record[key] for key in origin}
