@@ -298,6 +298,8 @@ class DurableRuns:
             self._say(
                 f"the best model, {best}, is damaged ({'; '.join(problems)}): the last weights stay"
             )
+            # Nobody may take what the model holds now for the best.
+            self.state.best_model_checkpoint = self.state.best_global_step = None
             return
         super()._load_best_model()
         if (best / AVERAGE_FILE).is_file():

@@ -200,6 +200,29 @@ def test_an_average_that_is_not_in_place_yet(tmp_path, capsys):
     assert is_equal(weights(model_id), trainer.model.state_dict())
 
 
+def test_a_best_checkpoint_that_is_damaged_lends_its_scores_to_no_other_weights(tmp_path, capsys):
+    class Damage(transformers.TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == state.max_steps:
+                path = Path(state.best_model_checkpoint, "model.safetensors")
+                path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    class Both(ModelRegistryCallback, Damage):
+        pass
+
+    settings = dict(load_best_model_at_end=True, learning_rate=3.0, warmup_steps=8)
+    trainer, model_id = trained(
+        tmp_path, Both(), kind=HFTuneTrainer, arguments=HFTuneArguments, **settings
+    )
+    assert "is damaged (model.safetensors has changed" in " ".join(capsys.readouterr().err.split())
+    last = tmp_path / "checkpoint-12"
+    assert is_equal(weights(model_id), load_file(last / "model.safetensors"))
+    [evaluated] = [log for log in trainer.state.log_history[-3:] if "eval_loss" in log]
+    assert evaluated["step"] == 12
+    info = ModelRegistry().get_model_info(model_id)
+    assert info["performance"] == {"loss": evaluated["eval_loss"]} and info["lineage"]["step"] == 12
+
+
 # Recipes
 
 
