@@ -35,6 +35,7 @@ __all__ = [
     "evaluated_performance",
     "register_again",
     "register_run_model",
+    "step_of_model",
 ]
 
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
@@ -99,8 +100,7 @@ class ModelRegistryCallback(TrainerCallback):
     def _register(
         self, record: RunRecord | None, args: Any, state: Any, model: nn.Module, processor: Any
     ) -> None:
-        is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
-        step = state.best_global_step if is_best else state.global_step
+        step, is_best = step_of_model(args, state)
         if is_sharded(model):
             last = Path(args.output_dir, f"checkpoint-{step}")
             folder = Path(state.best_model_checkpoint) if is_best else last
@@ -302,6 +302,17 @@ def derived_name(record: RunRecord | None, args: Any) -> str:
     run = args.run_name or Path(args.output_dir).resolve().name
     name = run if record is None else record.values.get("name") or run
     return re.sub(r"[^\w .\-]+", "-", name)[:128].strip(" .-_") or "model"
+
+
+def step_of_model(args: Any, state: Any) -> tuple[int, bool]:
+    """Returns the step that the model in memory is of after training, and whether it is the best.
+
+    Args:
+        args (TrainingArguments): Of the trainer.
+        state (TrainerState): Of the trainer.
+    """
+    is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+    return (state.best_global_step if is_best else state.global_step), is_best
 
 
 def evaluated_performance(state: Any, step: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from .registry import (
     describe_training,
     evaluated_performance,
     register_run_model,
+    step_of_model,
 )
 from .tracking import ExperimentTrackingCallback
 
@@ -124,7 +125,7 @@ def register_best_model(
         return None
     args, state = trainer.args, trainer.state
     model = unwrapped(trainer.model)
-    step = state.best_global_step or state.global_step
+    step, _ = step_of_model(args, state)
     return register_run_model(
         record,
         None,
