@@ -12,7 +12,6 @@ next command that looks at runs catches up with those.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from ..utils.files import read_json
 from ..utils.home import hftune_home
 from .json_lines import read_lines, to_number
 from .liveness import is_alive
+from .run_values import last_sign, seconds_since_1970
 from .store import Store, StoreError, insert
 from .tables import directions, events, metrics, params, records, runs, summaries
 
@@ -111,19 +111,16 @@ def flat(configuration: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, configuration
 
 
-def _seconds(text: str | None) -> float | None:
-    return None if text is None else datetime.datetime.fromisoformat(text).timestamp()
-
-
 def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]:
     """What the table of runs has from ``run.json``."""
     attempt = record["attempts"][-1]
-    status, ended = record["status"], _seconds(record["finished"])
+    status, finished = record["status"], record["finished"]
+    ended = None if finished is None else seconds_since_1970(finished)
     if status in ("created", "running") and not alive:
-        status, ended = "crashed", _last_sign(folder, record)
+        status, ended = "crashed", last_sign(folder, record)
     seconds = attempt["seconds"]
     if attempt["finished"] is None:  # nothing has counted to the end of it
-        seconds = max(seconds, (ended or time.time()) - _seconds(attempt["started"]))
+        seconds = max(seconds, (ended or time.time()) - seconds_since_1970(attempt["started"]))
     git = record.get("git") or {}
     return {
         "uid": record["uid"],
@@ -138,7 +135,7 @@ def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]
         "wandb_run_id": record.get("wandb_run_id"),
         "folder": str(folder),
         "host": attempt["process"]["host"],
-        "created": _seconds(record["started"]),
+        "created": seconds_since_1970(record["started"]),
         "ended": ended,
         "seconds": sum(one["seconds"] for one in record["attempts"][:-1]) + seconds,
         "data_fingerprint": record.get("data", {}).get("fingerprint"),
@@ -147,15 +144,6 @@ def _row(record: Mapping[str, Any], folder: Path, alive: bool) -> dict[str, Any]
         "stage": record["stages"][-1] if record.get("stages") else None,
         "max_steps": record.get("max_steps"),
     }
-
-
-def _last_sign(folder: Path, record: Mapping[str, Any]) -> float | None:
-    """When a process that is gone was last seen."""
-    signs = [_seconds(record["updated"])]
-    for name in ("heartbeat", "metrics.jsonl", "events.jsonl"):
-        with contextlib.suppress(OSError):
-            signs.append((folder / name).stat().st_mtime)
-    return max(sign for sign in signs if sign is not None)
 
 
 # Writing
@@ -495,7 +483,7 @@ def refresh(store: Store) -> list[str]:
             continue
         process = run.content["attempts"][-1]["process"]
         if not is_alive(run.folder, process, run.heartbeat, run.heartbeat_gap):
-            last = run.heartbeat or _seconds(run.content["updated"])
+            last = run.heartbeat or seconds_since_1970(run.content["updated"])
             with store.write() as connection:
                 still = runs.c.heartbeat.is_not_distinct_from(run.heartbeat)
                 connection.execute(

@@ -17,7 +17,15 @@ from ..utils.files import read_json
 from ..utils.secrets import without_secrets
 from .environment import git_state, hardware, library_versions, process_identity
 
-__all__ = ["clean_text", "first_values", "plain_json", "read_record", "utc_now"]
+__all__ = [
+    "clean_text",
+    "first_values",
+    "last_sign",
+    "plain_json",
+    "read_record",
+    "seconds_since_1970",
+    "utc_now",
+]
 
 
 def clean_text(text: str) -> str:
@@ -141,19 +149,37 @@ _KEPT = (
 )  # fmt: skip
 
 
+def seconds_since_1970(time: str) -> float:
+    """Returns a time of ``run.json`` as a number."""
+    return datetime.datetime.fromisoformat(time).timestamp()
+
+
+def last_sign(folder: Path, record: Mapping[str, Any], *, beats: bool = True) -> float:
+    """Returns when a run last wrote anything, in seconds since 1970.
+
+    Args:
+        folder (Path): Of the run.
+        record (mapping): Its ``run.json``.
+        beats (bool): Whether its heartbeat counts; not once a new attempt has begun to beat.
+            Defaults to True.
+    """
+    signs = [seconds_since_1970(record["updated"])]
+    for name in ("metrics.jsonl", "events.jsonl", *(["heartbeat"] if beats else [])):
+        with contextlib.suppress(OSError):
+            signs.append((folder / name).stat().st_mtime)
+    return max(signs)
+
+
 def _end_of_crashed(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """How the newest attempt ended, which did not say so: when it last wrote anything."""
     attempt = record["attempts"][-1]
-    ended = datetime.datetime.fromisoformat(record["updated"]).timestamp()
-    for name in ("metrics.jsonl", "events.jsonl"):
-        with contextlib.suppress(OSError):
-            ended = max(ended, (folder / name).stat().st_mtime)
-    began = datetime.datetime.fromisoformat(attempt["started"]).timestamp()
+    ended = last_sign(folder, record, beats=False)
     finished = datetime.datetime.fromtimestamp(ended, datetime.timezone.utc)
+    seconds = max(attempt["seconds"], ended - seconds_since_1970(attempt["started"]))
     return {
         "status": "crashed",
         "finished": finished.isoformat(timespec="seconds"),
-        "seconds": round(max(attempt["seconds"], ended - began), 3),
+        "seconds": round(seconds, 3),
     }
 
 

@@ -21,6 +21,7 @@ from .warning_events import WarningEvents
 
 __all__ = ["ExperimentTracker"]
 
+_ELSEWHERE = "exp_of_the_first_process"
 _ALIASES = {"in_progress": "running", "success": "completed", "finished": "completed"}
 
 
@@ -73,9 +74,12 @@ class ExperimentTracker:
             ConfigurationError: If a run that is alive has the folder.
         """
         more = {key: value for key, value in more.items() if value is not None}
-        if not is_main_process():
+        if not is_main_process():  # it writes nothing: the first process has the run
             folder = Path(output_dir or ".")
-            return RunRecord.start(folder, task=task, configuration=configuration or {}, **more)
+            record = RunRecord.start(folder, task=task, configuration=configuration or {}, **more)
+            self._runs[_ELSEWHERE] = record
+            self._newest = _ELSEWHERE
+            return record
         known = {} if output_dir is None else _identity(Path(output_dir))
         if known.get("experiment_id"):
             experiment_id, uid = known["experiment_id"], known["uid"]
@@ -158,7 +162,8 @@ class ExperimentTracker:
             **more: As for :meth:`start`.
 
         Returns:
-            The id, ``exp_YYYYMMDD_NNN``.
+            The id, ``exp_YYYYMMDD_NNN``; in every process but the first, which alone writes,
+            ``"exp_of_the_first_process"``.
         """
         record = self.start(
             output_dir,
@@ -171,7 +176,7 @@ class ExperimentTracker:
             **more,
         )
         record.running()
-        return record.experiment_id
+        return self._newest
 
     def update_experiment_status(
         self, experiment_id: str, status: str, notes: str | None = None
@@ -186,8 +191,9 @@ class ExperimentTracker:
         Raises:
             ConfigurationError: If there is no such experiment or state.
         """
-        self.record(experiment_id).set_status(_checked_status(status), notes)
-        self._index(experiment_id)
+        record = self.record(experiment_id)
+        record.set_status(_checked_status(status), notes)
+        self._index(record)
 
     def log_metrics(
         self,
@@ -241,7 +247,7 @@ class ExperimentTracker:
             record.log_metrics(numbers)
             record.update(final_metrics=final_metrics or {}, best_metrics=best_metrics or {})
         record.set_status(status, notes)
-        self._index(record.experiment_id)
+        self._index(record)
 
     def get_experiment(self, experiment_id: str) -> dict[str, Any]:
         """Returns everything that is known of an experiment but its curves.
@@ -298,6 +304,7 @@ class ExperimentTracker:
         if experiment_id not in self._runs:
             from .query import find_run
 
+            index.refresh(self.store)  # it may have started a moment ago
             folder = find_run(self.store, experiment_id).folder
             try:
                 self._runs[experiment_id] = RunRecord.open(folder)
@@ -308,10 +315,9 @@ class ExperimentTracker:
                 ) from None
         return self._runs[experiment_id]
 
-    def _index(self, experiment_id: str) -> None:
+    def _index(self, record: RunRecord) -> None:
         """Has changes of an experiment of another process in the index at once."""
-        record = self._runs[experiment_id]
-        if record.background is None:
+        if record.background is None and is_main_process():
             try:
                 index.catch_up(self.store, record.folder)
             except (StoreError, OSError) as error:

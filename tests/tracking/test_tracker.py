@@ -452,3 +452,16 @@ def test_names_longer_than_an_index_takes(tracker):
     assert known(tracker.store)[experiment_id].status == "completed"
     view = RunView.from_store(tracker.store, experiment_id)
     assert view.curve(name) == ([1], [0.5]) and view.record["name"] == name
+
+
+def test_the_other_processes_of_a_group_write_nothing_and_go_on(tracker, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    for folder in (tmp_path / "out", None):
+        experiment_id = tracker.start_experiment("group", output_dir=folder)
+        tracker.log_metrics({"loss": 1.0}, step=1)
+        tracker.update_experiment_status(experiment_id, "in_progress", "a note")
+        tracker.log_metrics({"loss": 0.5}, step=2, experiment_id=experiment_id)
+        tracker.end_experiment(experiment_id, final_metrics={"loss": 0.5})
+    assert not (tmp_path / "out").exists() and not index.run_links().exists()
+    assert not Path("run.json").exists() and not Path("metrics.jsonl").exists()
+    assert known(tracker.store) == {}
