@@ -29,10 +29,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._listening = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the two signals over; outside the main thread it does nothing."""
+        """Takes the two signals over; outside the main thread, and inside itself, it does nothing."""
+        if self._listening:
+            yield
+            return
         self.signal_name = None
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -41,9 +45,11 @@ class StopRequest:
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
+        self._listening = True
         try:
             yield
         finally:
+            self._listening = False
             exits.announce_stop(None)
             for number, handler in previous.items():
                 signal.signal(number, handler)

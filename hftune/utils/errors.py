@@ -11,6 +11,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "HftuneError",
+    "NextStageProcess",
     "TrainingInterrupted",
     "did_you_mean",
 ]
@@ -70,6 +71,24 @@ class TrainingInterrupted(SystemExit):
             f"stopped by {self.signal_name} after step {self.step}; "
             f"the same command goes on from {start}"
         )
+
+
+class NextStageProcess(SystemExit):
+    """A stage is done, and the next one is to have a process of its own.
+
+    :func:`hftune.utils.recipes.run_recipe` puts that process in the place of this one; without it
+    the process ends with status 75, which says "start me again".
+
+    Attributes:
+        port (int or None): Where the processes of a distributed run are to meet again.
+    """
+
+    def __init__(self, port: int | None) -> None:
+        super().__init__(RESUMABLE_EXIT_CODE)
+        self.port = port
+
+    def __str__(self) -> str:
+        return "the stage is done; the same command goes on with the next one"
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 3, prefix: str = "") -> str:

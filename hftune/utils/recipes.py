@@ -1,0 +1,37 @@
+"""How a recipe runs and ends: exit statuses, messages, processes that follow each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from .errors import HftuneError, NextStageProcess
+from .terminal import console
+
+__all__ = ["run_recipe"]
+
+
+def run_recipe(main: Callable[[], None]) -> None:
+    """Runs a recipe's ``main`` as a script.
+
+    An :class:`~hftune.utils.errors.HftuneError` is printed without a traceback and ends the process
+    with status 2. Where a stage asks for a process of its own, this one replaces itself: memory of
+    all kinds is given back, and whoever started it (a shell, a launcher) sees the same process.
+
+    Args:
+        main (callable): Without arguments; reads the command line.
+    """
+    try:
+        main()
+    except HftuneError as error:
+        console().print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+    except NextStageProcess as following:
+        if following.port is not None:
+            os.environ["MASTER_PORT"] = str(following.port)
+            # The launcher's own store remembers the group that has ended.
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
