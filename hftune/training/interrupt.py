@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import torch
@@ -16,9 +18,19 @@ from ..utils.errors import RESUMABLE_EXIT_CODE, TrainingInterrupted
 
 __all__ = ["RESUMABLE_EXIT_CODE", "StopRequest", "TrainingInterrupted"]
 
+_SAME_REQUEST = 5.0
+"""Seconds in which a signal that comes again is the same request, below a launcher."""
+
 
 class StopRequest:
     """Remembers that SIGTERM or SIGINT came; a second one ends the process at once.
+
+    Processes of a launcher get one request several times: from whoever sent it to all processes of
+    the job, and once more from the launcher that passes it on. There a signal that comes again
+    within 5 seconds counts as the same.
+
+    In a SLURM job SIGUSR1 is a request too: ``sbatch --signal=USR1@90`` announces with it that the
+    time is up in 90 seconds. It only warns: the SIGTERM that follows is the first one.
 
     Example:
         >>> stop = StopRequest()
@@ -30,21 +42,19 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self._listening = False
+        self._first = math.inf  # when this process was told so itself, by a monotonic clock
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the two signals over; outside the main thread, and inside itself, it does nothing."""
+        """Takes the signals over; outside the main thread, and inside itself, it does nothing."""
         if self._listening:
             yield
             return
-        self.signal_name = None
+        self.signal_name, self._first = None, math.inf
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        previous = {number: signal.signal(number, self._on_signal) for number in _stop_signals()}
         self._listening = True
         try:
             yield
@@ -55,9 +65,14 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
+        if number != signal.SIGUSR1:
+            now = time.monotonic()
+            if now > self._first + (_SAME_REQUEST if _is_launched() else 0.0):
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            self._first = min(self._first, now)
         if self.signal_name is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            return
         self._stop_for(signal.Signals(number).name)
         # No logging here: the signal may have come in the middle of a write.
         os.write(2, f"\n{self.signal_name}: finishing this step, then saving\n".encode())
@@ -81,5 +96,14 @@ class StopRequest:
 
 def ignore_stop_signals() -> None:
     """For data workers: a signal to the whole process group is the main process's to handle."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    warning = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
+    return [signal.SIGTERM, signal.SIGINT, *warning]
+
+
+def _is_launched() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
