@@ -39,6 +39,7 @@ MANIFEST = "hftune_manifest.json"
 QUARANTINE = "quarantine"
 
 _FORMAT = 1
+_DELETED = ".deleted"
 
 
 def find_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
@@ -130,7 +131,7 @@ def verify_checkpoint(folder: str | os.PathLike[str], *, hashes: bool = True) ->
     try:
         manifest = read_json(folder / MANIFEST)
         files = manifest["files"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST} cannot be read: {error}"]
     if manifest.get("format") != _FORMAT:
         return [f"{MANIFEST} has format {manifest.get('format')}, this hftune reads {_FORMAT}"]
@@ -141,9 +142,17 @@ def verify_checkpoint(folder: str | os.PathLike[str], *, hashes: bool = True) ->
             problems.append(f"{name} is missing")
         elif (size := path.stat().st_size) != expected["bytes"]:
             problems.append(f"{name} has {size} bytes, the manifest says {expected['bytes']}")
-        elif hashes and file_hash(path) != expected["xxh3_128"]:
-            problems.append(f"{name} has changed since it was written (other hash)")
+        elif hashes and (problem := _hash_problem(path, expected["xxh3_128"])):
+            problems.append(f"{name} {problem}")
     return problems
+
+
+def _hash_problem(path: Path, expected: str) -> str | None:
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if found == expected else "has changed since it was written (other hash)"
 
 
 def quarantine(folder: Path, reason: str) -> Path:
@@ -190,13 +199,16 @@ def resolve_resume(output_dir: str | os.PathLike[str], resume: str = "auto") -> 
         return None
     if resume != "auto":
         return _resume_path(Path(resume))
-    for folder in reversed(find_checkpoints(output_dir)):
+    found = find_checkpoints(output_dir)
+    for folder in reversed(found):
         problems = verify_checkpoint(folder)
         if not problems:
             _say(f"resume: going on from {folder}, verified")
             return folder
         reason = "; ".join(problems)
         _say(f"resume: {folder.name} moved to {quarantine(folder, reason)}: {reason}")
+    if found:
+        _say("resume: no whole checkpoint is left: the run starts anew")
     return None
 
 
@@ -239,8 +251,9 @@ def rotate_checkpoints(
     stay = {f.name for f in whole[-max(keep, 1) :]} | {Path(p).name for p in protected}
     deleted = [folder for folder in whole if folder.name not in stay]
     for folder in deleted:
-        # In this order what is left of an interrupted deletion does not count as a checkpoint.
-        unseal_checkpoint(folder)
+        # What is left of an interrupted deletion is no checkpoint any more, and goes next time.
+        os.replace(folder, folder.with_name(f".{folder.name}{_DELETED}"))
+    for folder in Path(output_dir).glob(f".checkpoint-*{_DELETED}"):
         shutil.rmtree(folder)
     return deleted
 

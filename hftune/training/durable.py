@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,12 @@ from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.progress import HftuneProgressCallback
 from ..callbacks.state import StatefulCallback
-from ..utils.errors import CheckpointError, ConfigurationError
-from ..utils.files import free_bytes, human_bytes, read_json, write_json
+from ..utils.errors import CheckpointError, ConfigurationError, HftuneError
+from ..utils.files import file_hash, free_bytes, human_bytes, read_json, write_json
 from ..utils.terminal import console
 from .averaging import WeightAverage
 from .checkpoints import (
+    MANIFEST,
     find_checkpoints,
     resolve_resume,
     rotate_checkpoints,
@@ -32,6 +30,7 @@ from .checkpoints import (
     verify_checkpoint,
 )
 from .conductor import AVERAGE_FILE, Conductor, shield_workers
+from .folder_lock import locked_folder
 from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
 
@@ -152,7 +151,8 @@ class DurableRuns:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, HftuneProgressCallback):
                     callback.close()
-        if self._stop_request.signal_name is not None:
+        # A signal after the last step has reached one process: all of them end for it.
+        if self._stop_request.requested():
             saved = None if self._last_saved is None else str(self._last_saved)
             stopped = TrainingInterrupted(
                 self._stop_request.signal_name, self.state.global_step, saved
@@ -166,50 +166,40 @@ class DurableRuns:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps other runs out of the output folder; the lock ends with the process."""
-        if not self.is_world_process_zero():
+        with contextlib.ExitStack() as stack:
+            self._in_first(lambda: stack.enter_context(locked_folder(self.args.output_dir)))
             yield
-            return
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".hftune.lock", "a+", encoding="utf-8") as lock:
+
+    def _in_first(self, work: Callable[[], Any]) -> Any:
+        """Does ``work`` in the first process; all of them have its result, or raise its error."""
+        outcome: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            # An error of one process must end all of them, not leave the others waiting.
             try:
-                # Of this process alone: data workers that outlive it by a moment do not have it.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                lock.seek(0)
-                raise ConfigurationError(
-                    f"{folder} is in use by {lock.read().strip() or 'another process'}: two runs "
-                    "in one folder destroy each other's checkpoints; wait for it or take another "
-                    "output_dir"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-            yield
+                outcome[0] = work()
+            except (HftuneError, OSError) as error:
+                outcome[1] = error
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def _gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks."""
+        values = [value] * self.args.world_size
+        if self.args.world_size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     def _resolve_resume(self, asked: str | bool | None) -> Path | None:
         resume = self.args.resume
         if asked is not None:
             resume = {True: "auto", False: "never"}.get(asked, asked)
-        choice: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            # An error of one process must end all of them, not leave the others waiting.
-            try:
-                choice[0] = resolve_resume(self.args.output_dir, resume)
-            except (CheckpointError, OSError) as error:
-                choice[1] = error
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(choice)
-        checkpoint, error = choice
-        if error is not None:
-            raise error
+        checkpoint = self._in_first(lambda: resolve_resume(self.args.output_dir, resume))
         if checkpoint is None:
             return None
-        if not checkpoint.is_dir():
-            raise CheckpointError(
-                f"{checkpoint} is not on this machine: output_dir must be on storage that all "
-                "machines of the run share"
-            )
+        self._check_everywhere(checkpoint)
         changes = run_changes(checkpoint, self._run_description())
         if changes and not self.args.allow_resume_changes:
             raise ConfigurationError(
@@ -224,6 +214,26 @@ class DurableRuns:
         for change in run_changes(checkpoint, self._environment(), "environment"):
             self._say(f"resume: the last bits may differ: {change}")
         return checkpoint
+
+    def _check_everywhere(self, checkpoint: Path) -> None:
+        """Each process must see the very checkpoint that the first one verified."""
+        manifest, count = checkpoint / MANIFEST, self.args.world_size
+        seen = "here" if manifest.is_file() else "missing"
+        if seen == "here" and not self.args.save_on_each_node:
+            seen = file_hash(manifest)
+        everywhere = self._gathered(seen)
+        if wrong := [rank for rank, found in enumerate(everywhere) if found != everywhere[0]]:
+            raise CheckpointError(
+                f"{checkpoint} is missing or another one for the processes "
+                f"{', '.join(map(str, wrong))} of {count}: output_dir must be on storage that all "
+                "machines of the run share"
+            )
+        if count > 1:
+            console().print(
+                f"rank {self.args.process_index} of {count}: going on from {checkpoint}",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _environment(self) -> dict[str, Any]:
         """What the result depends on in its last bits."""
