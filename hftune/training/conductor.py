@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
+from ..utils.seeds import derive_seed
 from .averaging import WeightAverage
 from .interrupt import ignore_stop_signals
 from .loss_window import LossWindow
 
-__all__ = ["AVERAGE_FILE", "Conductor", "shield_workers"]
+__all__ = ["AVERAGE_FILE", "Conductor", "separate_seeds", "shield_workers"]
 
 AVERAGE_FILE = "ema.safetensors"
 """The moving average of the weights, in a checkpoint."""
@@ -48,6 +50,7 @@ class Conductor(TrainerCallback):
         for part in _parts(train_dataloader):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
+        separate_seeds(train_dataloader, derive_seed(args.seed, "data workers", epoch))
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
@@ -94,3 +97,18 @@ def shield_workers(loader: Any) -> None:
     """Keeps signals to the whole process group from a prepared loader's workers."""
     loader = getattr(loader, "base_dataloader", loader)
     loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
+
+
+def separate_seeds(loader: Any, seed: int) -> None:
+    """Has a loader draw the seed of its workers from a generator of its own.
+
+    A loader draws one each time that it starts workers, and without any at each pass over the data.
+    Drawn from the global random numbers, that would shift dropout where workers persist: a resumed
+    run starts them once more than one that was not stopped.
+
+    Args:
+        loader: A DataLoader, also one that accelerate has prepared.
+        seed (int): Of the generator.
+    """
+    loader = getattr(loader, "base_dataloader", loader)
+    loader.generator = torch.Generator().manual_seed(seed)
