@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,22 @@ import transformers
 from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.progress import HftuneProgressCallback
-from ..callbacks.state import StatefulCallback
-from ..utils.errors import CheckpointError, ConfigurationError, HftuneError
-from ..utils.files import file_hash, free_bytes, human_bytes, read_json, write_json
+from ..utils.errors import CheckpointError, ConfigurationError
+from ..utils.files import file_hash, read_json
 from ..utils.terminal import console
 from .averaging import WeightAverage
 from .checkpoints import (
     MANIFEST,
-    find_checkpoints,
+    quarantine,
     resolve_resume,
-    rotate_checkpoints,
     run_changes,
-    seal_checkpoint,
-    unseal_checkpoint,
     verify_checkpoint,
 )
 from .conductor import AVERAGE_FILE, Conductor, shield_workers
 from .folder_lock import locked_folder
 from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
+from .saving import WholeSaves
 
 __all__ = ["DurableRuns"]
 
@@ -75,8 +71,11 @@ _PLAN = {
 }
 """Of these, what decides the number of steps."""
 
+_FINAL = {"learning_rate_patterns", "optim", "model", "parameters"}
+"""What nothing can be done about: the checkpoint's state belongs to other parameters."""
 
-class DurableRuns:
+
+class DurableRuns(WholeSaves):
     """Mixin of :class:`~hftune.training.trainer.HFTuneMixin`: what makes a run durable.
 
     - ``train()`` goes on from the newest checkpoint that verifies, as ``args.resume`` says, and
@@ -98,6 +97,7 @@ class DurableRuns:
         self._stop_request = StopRequest()
         self._resumed_from: Path | None = None
         self._last_saved: Path | None = None
+        self._changed: list[str] = []  # against the checkpoint, and accepted
         self.add_callback(Conductor(self))
         if self.args.ema_decay and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ConfigurationError(
@@ -170,28 +170,6 @@ class DurableRuns:
             self._in_first(lambda: stack.enter_context(locked_folder(self.args.output_dir)))
             yield
 
-    def _in_first(self, work: Callable[[], Any]) -> Any:
-        """Does ``work`` in the first process; all of them have its result, or raise its error."""
-        outcome: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            # An error of one process must end all of them, not leave the others waiting.
-            try:
-                outcome[0] = work()
-            except (HftuneError, OSError) as error:
-                outcome[1] = error
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
-
-    def _gathered(self, value: Any) -> list[Any]:
-        """The values of all processes, in the order of their ranks."""
-        values = [value] * self.args.world_size
-        if self.args.world_size > 1:
-            torch.distributed.all_gather_object(values, value)
-        return values
-
     def _resolve_resume(self, asked: str | bool | None) -> Path | None:
         resume = self.args.resume
         if asked is not None:
@@ -201,14 +179,19 @@ class DurableRuns:
             return None
         self._check_everywhere(checkpoint)
         changes = run_changes(checkpoint, self._run_description())
-        if changes and not self.args.allow_resume_changes:
+        final = {c for c in changes if c.partition(":")[0] in _FINAL}
+        if final or (changes and not self.args.allow_resume_changes):
             raise ConfigurationError(
                 [
-                    f"{change}. Go back to the old value, start anew with --resume never or in "
-                    "another output_dir, or accept it with --allow_resume_changes."
+                    f"{change}. Go back to the old value, or start anew with --resume never or in "
+                    "another output_dir: the optimizer's state does not fit the new one."
+                    if change in final
+                    else f"{change}. Go back to the old value, start anew with --resume never or "
+                    "in another output_dir, or accept it with --allow_resume_changes."
                     for change in changes
                 ]
             )
+        self._changed = changes
         for change in changes:
             self._say(f"resume: changed: {change}")
         for change in run_changes(checkpoint, self._environment(), "environment"):
@@ -320,113 +303,58 @@ class DurableRuns:
 
     def _relocate_best(self) -> None:
         """Finds the best checkpoint again where the output folder was moved."""
-        step = self.state.best_global_step
+        step, found = self.state.best_global_step, None
         if step:
-            here = Path(self.args.output_dir, f"checkpoint-{step}")
-            self.state.best_model_checkpoint = str(here) if here.is_dir() else None
+            folders = [Path(self.args.output_dir)]
+            if self._resumed_from is not None:  # perhaps from another run's folder
+                folders.append(self._resumed_from.parent)
+            places = [folder / f"checkpoint-{step}" for folder in folders]
+            found = next((str(place) for place in places if place.is_dir()), None)
+        self.state.best_model_checkpoint = found
 
-    # Checkpoints
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        position = super()._init_training_state(*args, **kwargs)
+        if self._resumed_from is not None:
+            self._relocate_best()
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self._check_best(Path(self.state.best_model_checkpoint))
+        return position
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if trial is not None:
-            super()._save_checkpoint(model, trial)
-            return
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        if not self._has_room(folder):
-            return
-        if self.args.should_save:
-            unseal_checkpoint(folder)
-        try:
-            self._write_checkpoint(model, folder)
-        except (OSError, RuntimeError) as error:
-            # Where several processes write, one cannot go on without the others.
-            if self.args.world_size > 1 or not _is_disk_error(error, folder):
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            self._save_failed(f"{folder.name} could not be written ({error})")
-            return
-        self._last_saved = folder
-        if self.args.should_save and self.args.save_total_limit is not None:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                self.args.output_dir, self.args.save_total_limit, [best] if best else []
+    def _check_best(self, best: Path) -> None:
+        """Forgets a best model that is damaged: another one is chosen while there is time."""
+
+        def judge() -> str | None:
+            # The one that the run goes on from was verified a moment ago.
+            problems = "; ".join(verify_checkpoint(best) if best != self._resumed_from else [])
+            if problems and best.parent == Path(self.args.output_dir):
+                return f"{problems}; moved to {quarantine(best, problems)}"
+            return problems
+
+        if problems := self._in_first(judge):
+            self._say(
+                f"resume: the best model so far, {best.name}, is damaged: {problems}. The best is "
+                "chosen from the evaluations to come."
             )
+            self.state.best_metric = self.state.best_global_step = None
+            self.state.best_model_checkpoint = None
 
-    def _write_checkpoint(self, model: Any, folder: Path) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            # Without a limit the Trainer deletes nothing: here that waits for the manifest.
-            super()._save_checkpoint(model, None)
-        finally:
-            self.args.save_total_limit = limit
-        write_json(folder / self._window_file(), self.loss_window.state_dict())
-        if self.args.should_save:
-            if self.average is not None:
-                self.average.save(folder / AVERAGE_FILE)
-            for callback in self._stateful_callbacks():
-                callback.save_state(folder)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal_checkpoint(
-                folder,
-                step=self.state.global_step,
-                run=self._run_description(),
-                environment=self._environment(),
-            )
-            if problems := verify_checkpoint(folder, hashes=False):
-                raise OSError(f"{folder}: {'; '.join(problems)}")
-        self.accelerator.wait_for_everyone()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        bars = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()  # one of its own for each save
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            if bars:
-                transformers.utils.logging.enable_progress_bar()
-        if self.args.should_save:
-            # A pickle of the settings, tokens included; the same as JSON, without them.
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)
-            write_json(folder / "training_args.json", self.args.to_dict())
-
-    def _has_room(self, folder: Path) -> bool:
-        room = [True]
-        if self.is_world_process_zero():
-            before = [f for f in find_checkpoints(folder.parent) if f != folder]
-            if before:
-                need = sum(p.stat().st_size for p in before[-1].rglob("*") if p.is_file())
-            else:  # weights, two moments, and the average
-                sizes = sum(p.numel() * p.element_size() for p in self.model.parameters())
-                need = sizes * (4 if self.args.ema_decay else 3)
-            free = free_bytes(folder.parent)
-            if free < 1.05 * need:
-                room = [False]
-                self._save_failed(
-                    f"{folder.name} needs about {human_bytes(need)}, {human_bytes(free)} are free"
-                )
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(room)
-        return room[0]
-
-    def _save_failed(self, reason: str) -> None:
-        self.failed_saves += 1
-        last = "none yet" if self._last_saved is None else self._last_saved.name
-        self._say(
-            f"NOT SAVED: {reason}. Training goes on; the last whole checkpoint is {last}. "
-            "Make room before the next save."
-        )
-
-    def _stateful_callbacks(self) -> list[StatefulCallback]:
-        return [c for c in self.callback_handler.callbacks if isinstance(c, StatefulCallback)]
-
-    def _say(self, text: str) -> None:
-        if self.is_world_process_zero():
-            console().print(text, markup=False, soft_wrap=True)
-
-    def _window_file(self) -> str:
-        return f"loss_window_{self.args.process_index}.json"
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        new = [dict(group) for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self._changed or self.is_deepspeed_enabled:
+            return
+        # What was changed counts, not what the checkpoint remembers of it.
+        scheduler = self.lr_scheduler
+        planned = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        for group, settings in zip(self.optimizer.param_groups, new, strict=True):
+            kept = {"params"} if planned else {"params", "lr", "initial_lr"}
+            group.update({k: v for k, v in settings.items() if k not in kept})
+        if planned:
+            scheduler.base_lrs = [group["initial_lr"] for group in new]
+            step, groups = scheduler.last_epoch, self.optimizer.param_groups
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(step)
+            scheduler._last_lr = [group["lr"] for group in groups]
 
     def _load_window(self, checkpoint: Path) -> None:
         path = checkpoint / self._window_file()
@@ -438,11 +366,3 @@ class DurableRuns:
         if self.args.dataloader_num_workers > 0:
             shield_workers(loader)
         return loader
-
-
-def _is_disk_error(error: Exception, folder: Path) -> bool:
-    """Whether a save failed for the disk: torch says so only in the text of a RuntimeError."""
-    if isinstance(error, OSError):
-        return True
-    text = str(error).lower()
-    return "pytorchstreamwriter" in text or "no space left" in text or "i/o error" in text

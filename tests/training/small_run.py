@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hftune.configuration.arguments import HFTuneArguments
-from hftune.training import durable
+from hftune.training import saving
 from hftune.training.trainer import HFTuneTrainer
 
 SAMPLES = 75
@@ -140,8 +140,8 @@ def arm(trainer: HFTuneTrainer, point: str) -> None:
         "step": (trainer, "floating_point_ops"),
         "model": (trainer, "save_model"),
         "optimizer": (trainer, "_save_optimizer_and_scheduler"),
-        "manifest": (durable, "seal_checkpoint"),
-        "rotation": (durable, "rotate_checkpoints"),
+        "manifest": (saving, "seal_checkpoint"),
+        "rotation": (saving, "rotate_checkpoints"),
         "evaluation": (trainer, "evaluator"),
     }
     if kind == "evaluation":

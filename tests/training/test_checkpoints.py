@@ -15,7 +15,7 @@ from processes import run_alone
 sys.path.insert(0, str(Path(__file__).parent))
 import small_run
 
-from hftune.training import checkpoints, durable
+from hftune.training import checkpoints, durable, saving
 from hftune.training.checkpoints import (
     MANIFEST,
     find_checkpoints,
@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_the_run_alive(tmp_path, monkeypatch, capsys):
 
 
 def test_room_is_looked_for_before_a_save(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(durable, "free_bytes", lambda path: 100)
+    monkeypatch.setattr(saving, "free_bytes", lambda path: 100)
     trainer = small_run.make_trainer(tmp_path, max_steps=3)
     trainer.train()
     assert find_checkpoints(tmp_path) == []
@@ -282,8 +282,10 @@ def test_private_names_of_the_trainer_that_are_used():
     from transformers import Trainer
 
     for name in (
+        "_init_training_state",
         "_load_best_model",
         "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
         "_save",
         "_save_checkpoint",
         "_save_optimizer_and_scheduler",

@@ -91,7 +91,7 @@ def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
     assert "SIGTERM: finishing this step, then saving" in said
     assert f"the same command goes on from {tmp_path / 'checkpoint-8'}" in said
     # The step at hand is done and saved, though neither a save nor a log was due.
-    assert small_run.durable.verify_checkpoint(tmp_path / "checkpoint-8") == []
+    assert small_run.saving.verify_checkpoint(tmp_path / "checkpoint-8") == []
     assert not (tmp_path / "results.json").exists()
     assert run(tmp_path) == 0
     assert outcome(tmp_path) == whole
