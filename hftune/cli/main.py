@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "audit": "check weather data: gaps, NaN, units, ranges, drift",
+    "background": "run a training in the background: start, status, logs, stop",
     "callbacks": "list the callbacks that installed packages declare",
     "doctor": "check this machine: versions, devices, disk, tokens",
     "forecast": "roll a saved weather model out and write NetCDF",
