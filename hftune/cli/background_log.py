@@ -69,8 +69,9 @@ def _tail(path: Path, count: int) -> tuple[list[str], Lines, int]:
         begin = max(0, path.stat().st_size - max(_TAIL_BYTES, _LINE_BYTES * count))
         stream.seek(begin)
         found = lines.feed(stream.read())
-        # The first one was cut somewhere in its middle.
-        return found[begin > 0 :][max(0, len(found) - count) :], lines, stream.tell()
+        if begin:
+            del found[:1]  # cut somewhere in its middle
+        return found[max(0, len(found) - count) :], lines, stream.tell()
 
 
 def follow(launch: Launch, count: int, is_going_on: Callable[[Launch], bool]) -> Launch:
