@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 _STATE_EVENTS = ["load_state", "save_state"]
+_STAGE_EVENTS = ["on_stage_begin", "on_stage_end"]  # of callbacks that know stages
 _TRACEBACK_LINES = 12
 
 
@@ -59,7 +60,7 @@ class Guard:
         except Exception as error:
             if event == "save_state" and isinstance(error, OSError):
                 raise  # the trainer knows what to do about a full disk
-            step = args[1].global_step if event in _EVENTS else None
+            step = args[1].global_step if event.startswith("on_") else None
             message = f"callback {self.plugin} failed in {event}"
             message += "" if step is None else f" at step {step}"
             message += f":\n{_traceback(error)}"
@@ -117,6 +118,7 @@ def _guard(callback: TrainerCallback, guard: Guard) -> TrainerCallback:
     if isinstance(callback, GuardedCallback):  # a function that returns the same one each time
         kind = kind.__bases__[1]
     events = _EVENTS + (_STATE_EVENTS if issubclass(kind, StatefulCallback) else [])
+    events += [event for event in _STAGE_EVENTS if hasattr(kind, event)]
     content = {
         **{event: _guarded(event) for event in events},
         "guard": guard,

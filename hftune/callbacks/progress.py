@@ -17,7 +17,8 @@ class HftuneProgressCallback(TrainerCallback):
 
     The time left comes from this session's own rate, evaluation and saving included: a resumed run
     does not count the steps of the one before. In a terminal it is a bar; elsewhere a line every
-    half minute and at each evaluation.
+    half minute and at each evaluation. In a run in stages it names the stage, and says the time
+    left of the whole run too: its steps and evaluations at this session's seconds for each.
 
     Args:
         stage (str): What is running, shown before the bar. Defaults to ``"training"``.
@@ -31,12 +32,23 @@ class HftuneProgressCallback(TrainerCallback):
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
         self._latest: dict[str, str] = {}
-        self._start = self._last_line = 0.0
+        self._start = self._last_line = self._mark = 0.0
         self._line = ""
         self._first_step = 0
+        self._stage: Any = None
+        # Of this session, over all its stages.
+        self._stage_steps = self._evaluations = 0
+        self._step_seconds = self._evaluation_seconds = 0.0
+
+    def on_stage_begin(self, args, state, control, stage=None, **kwargs):
+        self._stage = stage
+        self.stage = f"stage {stage.number}/{stage.count}, {stage.title}"
+
+    def on_stage_end(self, args, state, control, stage=None, **kwargs):
+        self._stage = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._start = self._last_line = time.monotonic()
+        self._start = self._last_line = self._mark = time.monotonic()
         self._first_step = state.global_step
         self._latest = {}
         if not state.is_world_process_zero:
@@ -54,6 +66,10 @@ class HftuneProgressCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
+        now = time.monotonic()
+        self._step_seconds += now - self._mark
+        self._stage_steps += 1
+        self._mark = now
         if self._progress is not None:
             self._progress.update(
                 self._tasks["train"],
@@ -83,6 +99,11 @@ class HftuneProgressCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if self._progress is not None and "evaluation" in self._tasks:
             self._progress.remove_task(self._tasks.pop("evaluation"))
+        if self._start:  # else there was no training before it
+            now = time.monotonic()
+            self._evaluation_seconds += now - self._mark
+            self._evaluations += 1
+            self._mark = now
         name = args.metric_for_best_model or "loss"
         name = name if name.startswith("eval_") else f"eval_{name}"
         value = (metrics or {}).get(name)
@@ -112,11 +133,25 @@ class HftuneProgressCallback(TrainerCallback):
             return None
         return (time.monotonic() - self._start) / done * (state.max_steps - state.global_step)
 
+    def run_seconds_left(self, state: Any) -> float | None:
+        """Returns the seconds to the end of the last stage; None before a step, or without stages.
+
+        An evaluation is one for each epoch of the later stages.
+        """
+        left = self.seconds_left(state)
+        if self._stage is None or left is None:
+            return None
+        step = self._step_seconds / self._stage_steps
+        evaluation = self._evaluation_seconds / max(self._evaluations, 1)
+        return left + sum(s.steps * step + s.epochs * evaluation for s in self._stage.later)
+
     def _note(self, state: Any) -> str:
         parts = [f"{name} {value}" for name, value in self._latest.items()]
         left = self.seconds_left(state)
         if left is not None:
             parts.append(f"{duration(left)} left")
+        if (whole := self.run_seconds_left(state)) is not None and not self._stage.is_last:
+            parts.append(f"{duration(whole)} for all stages")
         return "  ".join(parts)
 
     def _say(self, state: Any) -> None:

@@ -51,6 +51,8 @@ class ExperimentTrackingCallback(TrainerCallback):
     - ``process_memory_bytes`` of the first process, and ``gpu_memory_bytes``, the most that
       PyTorch had allocated on its GPU so far.
 
+    A run in stages is one run: what is logged belongs to the stage it was logged in.
+
     No fault of the record ends training: it is reported once, and training goes on.
 
     NOTE: A Trainer logs a loss that is NaN as 0 unless it is given
@@ -104,9 +106,29 @@ class ExperimentTrackingCallback(TrainerCallback):
         self._before: list[tuple[dict[str, Any], int]] = []  # logged before the run began
         self._checkpoint: Path | None = None  # the newest
         self._signal: str | None = None
+        self._stage: Any = None  # of a run in stages, which may go on after it
         self._trained = self._knows_evaluation = self._complained = False
 
     # Events of the trainer
+
+    def on_stage_begin(self, args, state, control, stage=None, model=None, **kwargs):
+        first, self._stage = self._stage is None, stage
+        if not state.is_world_process_zero:
+            return
+        with self._harmless():
+            if self._owns and first:
+                self._end_unfinished()
+                self.record = None
+                self.record = self._start(args, state, model, None, folder=stage.root)
+            self.record.begin_stage(stage.name)
+
+    def on_stage_end(self, args, state, control, stage=None, **kwargs):
+        if not stage.is_last:
+            return
+        self._stage = None
+        if self._owns and self._is_recorded(state):
+            with self._harmless():
+                self.record.finish()
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         self._times.begin(state.global_step)
@@ -120,7 +142,7 @@ class ExperimentTrackingCallback(TrainerCallback):
                 self._listen_to_jit_checkpoint()
             folder = Path(args.output_dir).resolve()
             _records.pop(folder, None)
-            if self._owns:
+            if self._owns and self._stage is None:
                 self._end_unfinished()
                 self.record = None
                 self.record = self._start(args, state, model, train_dataloader)
@@ -177,20 +199,23 @@ class ExperimentTrackingCallback(TrainerCallback):
             return
         with self._harmless():
             stopped_by = self._signal or exits.stopping_signal()
-            if stopped_by is not None and state.global_step < state.max_steps:
+            goes_on = self._stage is not None and not self._stage.is_last
+            if stopped_by is not None and (goes_on or state.global_step < state.max_steps):
                 if self._owns:
                     self.record.finish_with(self._interruption(args, state, stopped_by))
                 return
             self._sum_up(state)
-            if self._owns:
+            if self._owns and self._stage is None:
                 self.record.finish()
 
     # The run
 
-    def _start(self, args: Any, state: Any, model: nn.Module, loader: Any) -> RunRecord:
+    def _start(
+        self, args: Any, state: Any, model: nn.Module, loader: Any, folder: Path | None = None
+    ) -> RunRecord:
         configuration = {"training": args.to_dict(), **model_settings(model), **self.config}
         settings: dict[str, Any] = {
-            "name": self.name or args.run_name,
+            "name": self.name or args.run_name or (folder and folder.name),
             "configuration": configuration,
             "description": self.description or None,
             "tags": list(self.tags) or None,
@@ -198,7 +223,7 @@ class ExperimentTrackingCallback(TrainerCallback):
             "data": _describe_data("train", loader),
             "seeds": {"seed": args.seed, "data_seed": args.data_seed or args.seed},
         }
-        folder = self.output_dir
+        folder = self.output_dir or folder
         if folder is None and not state.is_hyper_param_search:
             folder = args.output_dir
         try:

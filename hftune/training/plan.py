@@ -18,13 +18,32 @@ from typing import Any
 from ..utils.errors import ConfigurationError
 from ..utils.files import checked_name, read_json, sync_folder, write_json
 
-__all__ = ["BEST_MODEL", "JOURNAL", "PLAN", "Journal", "Plan", "PlannedStage", "Stage"]
+__all__ = [
+    "JOURNAL",
+    "PLAN",
+    "Journal",
+    "Plan",
+    "PlannedStage",
+    "Stage",
+    "best_model",
+    "numbered",
+    "set_aside",
+]
 
 PLAN = "plan.json"
 JOURNAL = "stages.json"
-BEST_MODEL = "best_model"
 
 _FORMAT = 1
+
+
+def best_model(root: str | os.PathLike[str], name: str) -> Path:
+    """Where a stage leaves its best weights.
+
+    Args:
+        root (path): The run's folder.
+        name (str): The stage's.
+    """
+    return Path(root, name, "checkpoints", "best_model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +110,7 @@ class Stage:
     @property
     def best_model(self) -> Path:
         """The weights that it leaves to the next stage, loadable with ``from_pretrained``."""
-        return self.checkpoints / BEST_MODEL
+        return best_model(self.root, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,16 +270,28 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 class Journal:
     """What has become of the stages of a run: ``stages.json``.
 
+    Args:
+        root (path): The run's folder.
+        values (dict, *optional*): What the journal holds. Defaults to what the file says.
+        writes (bool): Whether changes go to the file: in one process of a run. Defaults to True.
+
     Attributes:
         values (dict): ``"stages"``: by name ``"status"`` (``running`` or ``done``), ``"started"``
             and ``"finished"`` (seconds since 1970), ``"seconds"`` (of its attempts that came to an
             end), and what the trainer notes; ``"ended"``: why the run ended before its plan.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        values: dict[str, Any] | None = None,
+        *,
+        writes: bool = True,
+    ) -> None:
         self.path = Path(root) / JOURNAL
-        self.values: dict[str, Any] = {"format": _FORMAT, "stages": {}, "ended": None}
-        if self.path.is_file():
+        self.writes = writes
+        self.values: dict[str, Any] = values or {"format": _FORMAT, "stages": {}, "ended": None}
+        if values is None and self.path.is_file():
             try:
                 values = read_json(self.path)
                 if values["format"] != _FORMAT or not isinstance(values["stages"], dict):
@@ -309,7 +340,8 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        write_json(self.path, self.values)
+        if self.writes:
+            write_json(self.path, self.values)
 
 
 def set_aside(root: str | os.PathLike[str], names: Sequence[str]) -> Path | None:

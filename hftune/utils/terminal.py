@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Progress", "console", "duration", "is_main_process", "progress", "spark"]
+__all__ = [
+    "Progress",
+    "console",
+    "copy_messages",
+    "duration",
+    "is_main_process",
+    "progress",
+    "spark",
+]
 
 LOG_SECONDS = 30.0
 """Time between two lines of a progress that is written to a file instead of a terminal."""
@@ -23,8 +32,47 @@ _BARS = "▁▂▃▄▅▆▇█"
 def console() -> Console:
     """The console for messages: standard error, so that results on standard output stay clean."""
     from rich.console import Console
+    from rich.control import Control
 
-    return Console(stderr=True, highlight=False)
+    class CopiedConsole(Console):
+        """Says everything to the log files of the run as well."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*objects, **options)
+            if objects and not any(isinstance(item, Control) for item in objects):
+                for stream in _copies:
+                    _copy(stream, objects, options)
+
+    return CopiedConsole(stderr=True, highlight=False)
+
+
+_copies: list[IO[str]] = []
+
+
+def copy_messages(stream: IO[str]) -> Callable[[], None]:
+    """Has everything that the console says written to a file too, each message with its time.
+
+    A fault of the file is no fault of the run: what cannot be written is left out.
+
+    Args:
+        stream (file): Open for text.
+
+    Returns:
+        A function that ends it.
+    """
+    _copies.append(stream)
+    return lambda: _copies.remove(stream) if stream in _copies else None
+
+
+def _copy(stream: IO[str], objects: Sequence[Any], options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    with contextlib.suppress(OSError, ValueError):
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        stamp = [when] if isinstance(objects[0], str) else []
+        file_console = Console(file=stream, width=160, color_system=None, highlight=False)
+        file_console.print(*stamp, *objects, **options)
+        stream.flush()
 
 
 def is_main_process() -> bool:

@@ -1,0 +1,862 @@
+"""One engine for runs in stages: an ordered list of trainings, each from the last one's best model.
+
+Lead-time chaining and progressive data are such lists; a trainer only says what its stages are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from ..callbacks.log_files import LogFiles
+from ..callbacks.tracking import evaluation_metrics
+from ..configuration.stage_arguments import StageArguments
+from ..utils.errors import (
+    CheckpointError,
+    ConfigurationError,
+    HftuneError,
+    NextStageProcess,
+    TrainingInterrupted,
+)
+from ..utils.files import atomic_path, free_bytes, human_bytes, read_json, sync_folder, write_json
+from ..utils.seeds import derive_seed
+from .checkpoints import find_checkpoints, seal_checkpoint, unseal_checkpoint, verify_checkpoint
+from .out_of_memory import halve_batch, is_out_of_memory, release_memory
+from .plan import (
+    JOURNAL,
+    PLAN,
+    Journal,
+    Plan,
+    PlannedStage,
+    Stage,
+    best_model,
+    numbered,
+    set_aside,
+)
+from .trainer import Evaluator, HFTuneMixin
+
+__all__ = ["StageSpec", "StagedMixin", "StagedTrainer"]
+
+_INITIAL = "initial_model"
+_STATE = "trainer_state.json"
+_METRICS = "training_metrics.json"
+_NO_MEMORY = "out_of_memory.json"
+_STAGE_ARGUMENTS = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+)
+"""Training settings that a stage may have for itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """What a stage is, said to a :class:`StagedMixin`.
+
+    Attributes:
+        name (str): Of its folder; ``{number}`` stands for its number: ``"day_{number}"``.
+        train_dataset: Its data, or a function of the trainer that returns them when the stage
+            begins (data that come from the model of the stage before).
+        title (str): For people. Defaults to the name.
+        arguments (mapping): Training settings for this stage alone: ``learning_rate``,
+            ``num_train_epochs``, ``max_steps``, ``per_device_train_batch_size``,
+            ``gradient_accumulation_steps``, ``warmup_steps``, ``weight_decay``, ``max_grad_norm``.
+        settings (mapping): What makes it this stage, as JSON has it; part of ``plan.json``. A run
+            whose stages have other settings is another plan.
+        key (str): What tells it from the others, whatever its number. Defaults to the name.
+        evaluator (Evaluator, *optional*): Scores it. Defaults to the trainer's.
+    """
+
+    name: str
+    train_dataset: Any
+    title: str = ""
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    key: str = ""
+    evaluator: Evaluator | None = None
+
+
+class StagedMixin(HFTuneMixin):
+    """Stages for a Trainer class: ``class MyTrainer(StagedMixin, Seq2SeqTrainer)``.
+
+    ``train()`` goes through the stages; killed at any moment and started again, it goes on in the
+    stage it was in, and ends with the weights and results of a run that was never stopped, bit for
+    bit. Each stage has its own folder, optimizer, schedule, seed and checkpoints, and starts from
+    the best model of the stage before. A stage that is done is never changed; ``train()`` on a
+    finished plan trains nothing; a plan with more stages goes on where the shorter one ended.
+
+    Callbacks may have ``on_stage_begin(args, state, control, stage=..., **kwargs)`` and
+    ``on_stage_end(args, state, control, stage=..., result=..., **kwargs)``, with a
+    :class:`~hftune.training.plan.Stage`. Between them ``args.output_dir`` is the folder of the
+    stage's checkpoints.
+
+    Where a batch is too large for the memory, the stage goes on from its last checkpoint with half
+    the micro batch and twice the accumulation: the same samples a step.
+
+    Args:
+        model (torch.nn.Module): As for the Trainer.
+        args (HFTuneArguments): As for the Trainer; ``output_dir`` is the folder of the whole run.
+        stages (sequence of StageSpec): In their order.
+        staging (StageArguments, *optional*): How they follow each other.
+        plan_settings (mapping): What all stages have in common, as JSON has it; a run with other
+            ones is another plan.
+        **kwargs: As for :class:`~hftune.training.trainer.HFTuneMixin`.
+
+    Raises:
+        ConfigurationError: With everything that is wrong with the stages.
+    """
+
+    plan_kind = "stages"
+
+    def __init__(
+        self,
+        model: torch.nn.Module | None = None,
+        args: Any = None,
+        *,
+        stages: Sequence[StageSpec],
+        staging: StageArguments | None = None,
+        plan_settings: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.stages = tuple(stages)
+        self.staging = staging or StageArguments()
+        self.plan_settings = dict(plan_settings or {})
+        self._stage: Stage | None = None
+        self._carried: Path | None = None
+        super().__init__(model=model, args=args, **kwargs)
+        problems = self._stage_problems(kwargs)
+        if problems:
+            raise ConfigurationError(problems)
+        self._unstaged_evaluator = self.evaluator
+        self._log_files = LogFiles(self.plan_kind)
+        self.add_callback(self._log_files)
+        self.add_callback(_EpochWeights(self))
+
+    def _stage_problems(self, kwargs: Mapping[str, Any]) -> list[str]:
+        problems = []
+        if not self.stages:
+            problems.append("stages: found none, expected one or more")
+        for stage in self.stages:
+            unknown = sorted(set(stage.arguments) - set(_STAGE_ARGUMENTS))
+            problems += [
+                f"stage '{stage.name}': a stage cannot have its own {name} (it can have "
+                f"{', '.join(_STAGE_ARGUMENTS)})"
+                for name in unknown
+            ]
+        names = [stage.name for stage in numbered([self._planned(s) for s in self.stages])]
+        if len(set(names)) < len(names):
+            problems.append(f"stages: found names that repeat among {', '.join(names)}")
+        if any(kwargs.get("optimizers", (None, None))):
+            problems.append("optimizers: each stage makes its own; leave optimizers= out")
+        if kwargs.get("model_init") is not None:
+            problems.append("model_init: stages go on from each other's weights; give model=")
+        if self.args.auto_find_batch_size:
+            problems.append(
+                "auto_find_batch_size: it changes the batch; stages find a micro batch that fits "
+                "by themselves and keep the batch"
+            )
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if sharded and len(self.stages) > 1 and not self.staging.isolate_stages:
+            problems.append(
+                "isolate_stages: weights that FSDP or DeepSpeed have taken apart cannot be given "
+                "those of another stage; set it to true"
+            )
+        if sharded and self.staging.stage_optimizer == "carry":
+            problems.append(
+                "stage_optimizer: 'carry' is not there for FSDP and DeepSpeed; use 'fresh'"
+            )
+        if self.staging.stage_optimizer == "carry" and str(self.args.save_strategy) in (
+            "no",
+            "SaveStrategy.NO",
+        ):
+            problems.append("stage_optimizer: 'carry' needs checkpoints; set save_strategy")
+        return problems
+
+    # What the stages of a kind may do
+
+    def stage_result(self, stage: Stage) -> dict[str, Any]:
+        """Returns what a stage leaves in the results beside its metrics, once its best model is
+        loaded; in every process. For subclasses.
+
+        Args:
+            stage (Stage): The stage.
+        """
+        return {}
+
+    def first_batch(self, stage: Stage, micro: int, accumulation: int) -> tuple[int, int]:
+        """Returns micro batch and accumulation that a stage begins with, in the first process. For
+        subclasses.
+
+        Args:
+            stage (Stage): The stage.
+            micro (int): As the settings have it.
+            accumulation (int): As the settings have it.
+        """
+        return micro, accumulation
+
+    def stage_done(self, stage: Stage, results: list[dict[str, Any]]) -> str | None:
+        """Called in the first process when the result of a stage is known. For subclasses.
+
+        Args:
+            stage (Stage): The stage.
+            results (list of dict): Of all stages that are done, this one included.
+
+        Returns:
+            Why the run ends here, before its plan; None to go on.
+        """
+        return None
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The results of the stages that are done, in the first process and the others alike."""
+        return [self.journal.entry(s.name)["result"] for s in self._stages_done()]
+
+    def _stages_done(self) -> list[PlannedStage]:
+        return [stage for stage in self.plan.stages if self.journal.is_done(stage.name)]
+
+    # The run
+
+    def _train(
+        self, resume_from_checkpoint: str | bool | None, trial: Any, ignore_keys_for_eval: Any
+    ) -> TrainOutput:
+        if trial is not None:
+            raise ConfigurationError("a hyperparameter search cannot go through stages")
+        root = Path(self.args.output_dir)
+        if self.is_world_process_zero():
+            self._log_files.open(root)
+        with self._stop_request.listening():
+            checkpoint = self._open_plan(root, resume_from_checkpoint)
+            output = None
+            for number, planned in enumerate(self.plan.stages, 1):
+                if self.journal.is_done(planned.name):
+                    continue
+                if number > self._last_number or self.journal.values["ended"]:
+                    break
+                if output is not None and self.staging.isolate_stages:
+                    raise NextStageProcess(self._leave())
+                output = self._run_stage(
+                    self._stage_at(number, root), checkpoint, ignore_keys_for_eval
+                )
+                checkpoint = None
+            if output is None:
+                output = self._restore_plan(root)
+        return output
+
+    def _stage_at(self, number: int, root: Path) -> Stage:
+        stages = self.plan.stages[: self._last_number]
+        return Stage(
+            number=number,
+            count=len(stages),
+            planned=stages[number - 1],
+            root=root,
+            later=stages[number:],
+            is_last=number == len(stages),
+        )
+
+    def _open_plan(self, root: Path, asked: str | bool | None) -> str | None:
+        """Finds the plan to follow; returns the checkpoint that was asked for by its path."""
+        resume = self.args.resume
+        if asked is not None:
+            resume = {True: "auto", False: "never"}.get(asked, asked)
+        new = Plan(
+            self.plan_kind,
+            self.plan_settings,
+            numbered([self._planned(stage) for stage in self.stages]),
+        )
+
+        def open_plan() -> tuple[Plan, dict[str, Any], int]:
+            if resume == "never":
+                self._set_aside(root)
+            old, journal = Plan.read(root), Journal(root)
+            if old is None:
+                plan, changes = new, []
+            else:
+                unnumbered = dataclasses.replace(
+                    new, stages=tuple(self._planned(s) for s in self.stages)
+                )
+                plan, changes = old.continued(
+                    unnumbered, journal, allow_changes=self.args.allow_resume_changes
+                )
+            for change in changes:
+                self._say(f"resume: changed: {change}")
+            last = 1 + max(i for i, s in enumerate(plan.stages) if s.key == new.stages[-1].key)
+            self._check_past(plan, journal, root)
+            if plan != old:
+                self._check_room(plan, journal, root)
+                plan.write(root)
+            for folder in self._leftovers(plan, journal, root):
+                shutil.rmtree(folder, ignore_errors=True)
+            if journal.values["ended"] and (old is None or len(plan.stages) > len(old.stages)):
+                journal.end(None)
+            return plan, journal.values, last
+
+        self.plan, values, self._last_number = self._on_main(open_plan)
+        self.journal = Journal(root, values, writes=self.is_world_process_zero())
+        if resume in ("auto", "never") or Path(resume).resolve() == root.resolve():
+            return None
+        current = next((s for s in self.plan.stages if not self.journal.is_done(s.name)), None)
+        folder = None if current is None else root / current.name / "checkpoints"
+        if folder is None or Path(resume).resolve().parent != folder.resolve():
+            where = "all stages are done" if folder is None else f"this run is in {folder}"
+            raise CheckpointError(
+                f"--resume {resume}: {where}; a stage that is done does not change. Give a "
+                "checkpoint of the stage that the run is in, or --resume auto."
+            )
+        return resume
+
+    def _set_aside(self, root: Path) -> None:
+        old = Plan.read(root)
+        stages = [] if old is None else [stage.name for stage in old.stages]
+        moved = set_aside(root, [*stages, _INITIAL, JOURNAL, PLAN])
+        if moved is not None:
+            self._say(f"--resume never: the stages that were here are in {moved}")
+
+    def _planned(self, spec: StageSpec) -> PlannedStage:
+        """What the plan says of a stage; its name still has its ``{number}``."""
+        epochs = spec.arguments.get("num_train_epochs", self.args.num_train_epochs)
+        max_steps = spec.arguments.get("max_steps", self.args.max_steps)
+        steps = max(max_steps, 0)
+        settings = dict(spec.settings)
+        if not callable(spec.train_dataset):
+            samples = len(spec.train_dataset)
+            settings.setdefault("samples", samples)
+            micro, accumulation = self._stage_batch(spec)
+            batches = math.ceil(samples / (micro * self.args.world_size))
+            steps = steps or math.ceil(math.ceil(batches / accumulation) * epochs)
+        settings |= {name: spec.arguments[name] for name in sorted(spec.arguments)}
+        return PlannedStage(
+            key=spec.key or spec.name,
+            name=spec.name,
+            title=spec.title or spec.name,
+            settings=settings,
+            steps=steps,
+            epochs=float(epochs),
+        )
+
+    def _stage_batch(self, spec: StageSpec) -> tuple[int, int]:
+        """Micro batch and accumulation that a stage begins with: never more than its data."""
+        micro = spec.arguments.get(
+            "per_device_train_batch_size", self.args.per_device_train_batch_size
+        )
+        accumulation = spec.arguments.get(
+            "gradient_accumulation_steps", self.args.gradient_accumulation_steps
+        )
+        if not callable(spec.train_dataset):
+            share = max(math.ceil(len(spec.train_dataset) / self.args.world_size), 1)
+            micro = min(micro, share)
+            accumulation = min(accumulation, math.ceil(share / micro))
+        return micro, accumulation
+
+    def _check_past(self, plan: Plan, journal: Journal, root: Path) -> None:
+        """Whether what is done is still there; the newest with the hashes of its files."""
+        done = [stage for stage in plan.stages if journal.is_done(stage.name)]
+        problems = []
+        for stage in done:
+            best = best_model(root, stage.name)
+            found = verify_checkpoint(best, hashes=stage is done[-1])
+            problems += [f"{best} is not what stage '{stage.title}' left: {p}" for p in found]
+        if problems:
+            raise CheckpointError(
+                "; ".join(problems)
+                + ". Put it back, or train that stage and those after it again: "
+                "hftune stages OUTPUT_DIR --restart NUMBER"
+            )
+
+    def _check_room(self, plan: Plan, journal: Journal, root: Path) -> None:
+        size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        missing = [stage for stage in plan.stages if not journal.is_done(stage.name)]
+        kept = sum(
+            1 + (math.ceil(s.epochs) if self.staging.keep_epoch_weights else 0) for s in missing
+        )
+        checkpoints = (self.args.save_total_limit or 2) + 2  # the best, and the one being written
+        need, free = size * (kept + 3 * checkpoints), free_bytes(root)
+        if free < need:
+            advice = " --keep_epoch_weights false keeps only the best model of each stage."
+            raise ConfigurationError(
+                f"the {len(missing)} stages need about {human_bytes(need)} on the disk of {root}, "
+                f"{human_bytes(free)} are free."
+                + (advice if self.staging.keep_epoch_weights else " Make room first.")
+            )
+
+    def _leftovers(self, plan: Plan, journal: Journal, root: Path) -> list[Path]:
+        """What a stop at the end of a stage left: its checkpoints, and half-written folders."""
+        found = []
+        for stage in plan.stages:
+            folder = root / stage.name / "checkpoints"
+            found += folder.glob(".*.partial")
+            if journal.is_done(stage.name):
+                carried = journal.entry(stage.name)["result"].get("optimizer")
+                found += [c for c in find_checkpoints(folder) if c.name != carried]
+        return found
+
+    def _restore_plan(self, root: Path) -> TrainOutput:
+        """The plan is finished: what is left is to have its model and its state again."""
+        last = self._stages_done()[-1]
+        reason = self.journal.values["ended"]
+        self._say(
+            f"resume: all {len(self._stages_done())} stages are done, nothing to train"
+            + (f" ({reason})" if reason else "")
+        )
+        self._load_weights(best_model(root, last.name))
+        self.state = TrainerState.load_from_json(str(root / last.name / _STATE))
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        loss = self.journal.entry(last.name)["result"]["train_loss"]
+        return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
+
+    # A stage
+
+    def _run_stage(
+        self, stage: Stage, checkpoint: str | None, ignore_keys_for_eval: Any
+    ) -> TrainOutput:
+        spec = self._spec(stage)
+        self._stop_if_asked(stage)
+        self._note_begin(stage, spec)
+        begin = time.monotonic()
+        with self._stage_arguments(stage, spec):
+            self._stage = stage
+            started_from = self._start_weights(stage)
+            try:
+                announced = False
+                while True:
+                    self._prepare_stage(stage, spec)
+                    if not announced:
+                        self._say_begin(stage, started_from)
+                        self._stage_event("on_stage_begin", stage)
+                        announced = True
+                    output = self._train_once(stage, checkpoint, ignore_keys_for_eval)
+                    if output is not None:
+                        break
+                result = self._close_stage(stage, output, started_from)
+            finally:
+                self._stage = None
+                seconds = self.journal.entry(stage.name)["seconds"] + time.monotonic() - begin
+                self._note(stage.name, seconds=seconds)
+            result["seconds"] = round(seconds, 1)
+            stage = self._finish_stage(stage, result)
+            self._stage_event("on_stage_end", stage, result=result)
+        return output
+
+    def _spec(self, stage: Stage) -> StageSpec:
+        key = stage.planned.key
+        return next(s for s in self.stages if (s.key or s.name) == key)
+
+    def _note_begin(self, stage: Stage, spec: StageSpec) -> None:
+        def begin() -> dict[str, Any]:
+            if self.journal.status(stage.name) is None:
+                batch = self.first_batch(stage, *self._stage_batch(spec))
+                self.journal.note(stage.name, batch=_batch(*batch), attempts=0)
+            entry = self.journal.entry(stage.name)
+            marker = stage.folder / _NO_MEMORY
+            if marker.is_file():  # a process of an earlier attempt ran out of memory
+                batch = entry["batch"]
+                micro = batch["per_device_train_batch_size"]
+                if read_json(marker)["per_device_train_batch_size"] == micro:
+                    smaller = halve_batch(micro, batch["gradient_accumulation_steps"])
+                    if smaller is not None:
+                        self.journal.note(stage.name, batch=_batch(*smaller, reduced=True))
+                marker.unlink()
+            self.journal.note(stage.name, attempts=entry["attempts"] + 1)
+            return self.journal.values
+
+        self.journal.values = self._on_main(begin)
+
+    @contextlib.contextmanager
+    def _stage_arguments(self, stage: Stage, spec: StageSpec) -> Iterator[None]:
+        """Has the stage's settings in ``self.args``."""
+        args, number = self.args, stage.number
+        seeds = {}
+        if number > 1:
+            for name in ("seed", "data_seed"):
+                seeds[name] = derive_seed(getattr(args, name), "stage", number) % 2**31
+        values = {
+            **spec.arguments,
+            **seeds,
+            **self._batch_settings(stage),
+            "output_dir": str(stage.checkpoints),
+        }
+        before = {name: getattr(args, name) for name in values}
+        for name, value in values.items():
+            setattr(args, name, value)
+        self.evaluator = spec.evaluator or self._unstaged_evaluator
+        try:
+            yield
+        finally:
+            self.evaluator = self._unstaged_evaluator
+            for name, value in before.items():
+                setattr(args, name, value)
+
+    def _batch_settings(self, stage: Stage) -> dict[str, int]:
+        batch = self.journal.entry(stage.name)["batch"]
+        names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        return {name: batch[name] for name in names}
+
+    def _prepare_stage(self, stage: Stage, spec: StageSpec) -> None:
+        """Gives back what the stage before left, and starts as a process of its own would."""
+        self.optimizer = self.lr_scheduler = None
+        self.average = None
+        self.accelerator.free_memory()
+        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model)
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.callback_handler.train_dataloader = None
+        self.__dict__.pop("_eval_dataloaders", None)
+        self.train_dataset = None
+        release_memory()
+        self._train_batch_size = self.args.train_batch_size
+        # The Trainer says it once, when it is made.
+        self.accelerator.dataloader_config.data_seed = self.args.data_seed
+        self.state = TrainerState(
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+        )
+        self._load_weights(self._start_weights(stage))
+        set_seed(self.args.seed)
+        data = spec.train_dataset
+        self.train_dataset = data(self) if callable(data) else data
+        set_seed(self.args.seed)
+
+    def _start_weights(self, stage: Stage) -> Path:
+        """Where the weights lie that a stage starts from."""
+        if stage.number > 1 and not self.staging.fresh_each_stage:
+            before = self.plan.stages[stage.number - 2]
+            return best_model(stage.root, before.name)
+        initial = stage.root / _INITIAL
+        if not self._on_main(lambda: verify_checkpoint(initial) == []):
+            if stage.number > 1:
+                raise CheckpointError(
+                    f"{initial} is not there or damaged: fresh_each_stage starts each stage from "
+                    "the weights that the run started with. Begin anew with --resume never."
+                )
+            self._save_weights(initial)
+        return initial
+
+    def _say_begin(self, stage: Stage, started_from: Path) -> None:
+        batch = self.journal.entry(stage.name)["batch"]
+        samples = stage.planned.settings.get("samples")
+        size = batch["per_device_train_batch_size"] * batch["gradient_accumulation_steps"]
+        parts = [
+            f"stage {stage.number} of {stage.count}: {stage.title}",
+            *([f"{samples:,} samples"] if samples else []),
+            f"batch {size * self.args.world_size}",
+            f"from {os.path.relpath(started_from, stage.root)}",
+        ]
+        self._say(", ".join(parts))
+
+    def _train_once(
+        self, stage: Stage, checkpoint: str | None, ignore_keys_for_eval: Any
+    ) -> TrainOutput | None:
+        """Trains the stage; None where the memory was too small and the batch is smaller now."""
+        try:
+            return super()._train(checkpoint or "auto", None, ignore_keys_for_eval)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            text = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        # Outside of the handler, whose traceback holds what is to be given back.
+        self._reduce_batch(stage, text)
+        return None
+
+    def _reduce_batch(self, stage: Stage, text: str) -> None:
+        batch = self.journal.entry(stage.name)["batch"]
+        micro = batch["per_device_train_batch_size"]
+        smaller = halve_batch(micro, batch["gradient_accumulation_steps"])
+        if self._evaluating or smaller is None:
+            advice = (
+                "the evaluation ran out of memory; set a smaller per_device_eval_batch_size"
+                if self._evaluating
+                else "one sample a step is too much for this memory; take a smaller model, shorter "
+                "samples, activation_checkpointing or bf16"
+            )
+            raise HftuneError(f"stage {stage.number}: {advice} ({text})")
+        if self.args.world_size > 1:
+            # The others wait for this process: only a new start brings all of them together.
+            write_json(stage.folder / _NO_MEMORY, {"per_device_train_batch_size": micro})
+            raise HftuneError(
+                f"stage {stage.number}: process {self.args.process_index} ran out of memory with a "
+                f"micro batch of {micro}; the same command goes on with {smaller[0]} ({text})"
+            )
+        self._note(stage.name, batch=_batch(*smaller, reduced=True))
+        for name, value in self._batch_settings(stage).items():
+            setattr(self.args, name, value)
+        self._say(
+            f"stage {stage.number}: out of memory with a micro batch of {micro}; going on with "
+            f"{smaller[0]} x {smaller[1]} accumulated, the same samples a step ({text})"
+        )
+
+    def _close_stage(self, stage: Stage, output: TrainOutput, started_from: Path) -> dict[str, Any]:
+        """The stage is trained: its weights, state and result, but for the journal."""
+        state = self.state
+        self._save_weights(stage.best_model)
+        if self.is_world_process_zero():
+            with atomic_path(stage.folder / _STATE) as path:
+                state.save_to_json(str(path))
+        is_best = bool(self.args.load_best_model_at_end and state.best_model_checkpoint)
+        step = state.best_global_step if is_best else state.global_step
+        best = state.best_metric if is_best else None
+        result = {
+            "number": stage.number,
+            "name": stage.name,
+            "title": stage.title,
+            **stage.planned.settings,
+            "epochs": stage.planned.epochs,
+            "steps": state.global_step,
+            "best_step": step,
+            "metric_for_best_model": self.args.metric_for_best_model,
+            "best_metric": best,
+            "train_loss": output.training_loss,
+            "metrics": evaluation_metrics(state.log_history, step),
+            "batch": dict(self.journal.entry(stage.name)["batch"]),
+            "start_weights": os.path.relpath(started_from, stage.root),
+            "best_model": os.path.relpath(stage.best_model, stage.root),
+            "seed": self.args.seed,
+        }
+        if self.staging.stage_optimizer == "carry":
+            saved = [c.name for c in find_checkpoints(stage.checkpoints)]
+            wanted = f"checkpoint-{step}"
+            result["optimizer"] = wanted if wanted in saved else saved[-1]
+        return {**result, **self.stage_result(stage)}
+
+    def _finish_stage(self, stage: Stage, result: dict[str, Any]) -> Stage:
+        """From the journal's entry on the stage is done."""
+        stage_folder = stage.folder
+
+        def finish() -> tuple[dict[str, Any], str | None]:
+            entry = self.journal.entry(stage.name)
+            result["attempts"] = entry["attempts"]
+            write_json(
+                stage_folder / _METRICS,
+                {**result, "log_history": read_json(stage_folder / _STATE)["log_history"]},
+            )
+            reason = self.stage_done(stage, [*self.results, result])
+            self.journal.finish(stage.name, result)
+            if reason is not None and not stage.is_last:
+                self.journal.end(reason)
+            return self.journal.values, reason
+
+        self.journal.values, reason = self._on_main(finish)
+        if reason is not None and not stage.is_last:
+            self._say(f"the run ends with stage {stage.number} of {stage.count}: {reason}")
+            stage = dataclasses.replace(stage, is_last=True)
+        if self.is_world_process_zero():
+            for folder in self._leftovers(self.plan, self.journal, stage.root):
+                unseal_checkpoint(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+            if stage.number == 1 and not self.staging.fresh_each_stage:
+                shutil.rmtree(stage.root / _INITIAL, ignore_errors=True)
+        return stage
+
+    # Weights
+
+    def _save_weights(self, folder: Path) -> None:
+        """Writes the model as it is now, loadable with ``from_pretrained``: whole or not at all."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        if self.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(partial), _internal_call=True)
+        self.accelerator.wait_for_everyone()
+
+        def finish() -> None:
+            seal_checkpoint(partial, step=self.state.global_step, run={})
+            if folder.exists():
+                unseal_checkpoint(folder)
+                shutil.rmtree(folder)
+            os.replace(partial, folder)
+            sync_folder(folder.parent)
+
+        self._on_main(finish)
+
+    def _load_weights(self, folder: Path) -> None:
+        level = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # tied weights are "missing" there
+        try:
+            self._load_from_checkpoint(str(folder))
+        finally:
+            transformers.utils.logging.set_verbosity(level)
+
+    def save_epoch(self, epoch: int) -> None:
+        """Keeps the weights after an epoch of a stage; a full disk does not end it.
+
+        Args:
+            epoch (int): 1, 2, ...
+        """
+        folder = self._stage.checkpoints / f"epoch_{epoch}"
+        try:
+            with self.averaged_weights():
+                self._save_weights(folder)
+        except OSError as error:
+            if self.args.world_size > 1:
+                raise
+            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
+            self._save_failed(f"{folder.name} could not be written ({error})")
+
+    # What the Trainer and the durable runs call
+
+    def _run_description(self) -> dict[str, Any]:
+        run = super()._run_description()
+        # Of the two only the product decides what is learned; the split follows the memory.
+        micro = run.pop("per_device_train_batch_size")
+        run["global_batch_size"] = micro * run.pop("gradient_accumulation_steps") * run["processes"]
+        if self._stage is not None:
+            run["stage"] = {"key": self._stage.planned.key, **self._stage.planned.settings}
+        return run
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        if self._stage is None or self.staging.stage_optimizer != "carry":
+            return super().create_scheduler(num_training_steps, optimizer)
+        done = self.results
+        before = sum(result["steps"] for result in done)
+        later = sum(stage.steps for stage in self._stage.later)
+        scheduler = super().create_scheduler(before + num_training_steps + later, optimizer)
+        if done:
+            last = self._stages_done()[-1].name
+            folder = self._stage.root / last / "checkpoints" / done[-1]["optimizer"]
+            _carry_on(optimizer or self.optimizer, scheduler, folder, before)
+        return scheduler
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self._evaluating = True
+        metrics = super().evaluate(*args, **kwargs)
+        self._evaluating = False  # stays true where it raised: that is how one knows
+        return metrics
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Uploads the model, the best one of the last stage, and none of the stages' folders.
+
+        Args:
+            *args: As for the Trainer.
+            **kwargs: As for the Trainer.
+        """
+        root = self.args.output_dir
+        if self.args.hub_model_id is None:
+            self.args.hub_model_id = Path(root).resolve().name
+        self.args.output_dir = os.path.join(root, "model")
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            self.args.output_dir = root
+
+    # Small things
+
+    _evaluating = False
+
+    def _stage_event(self, event: str, stage: Stage, **more: Any) -> None:
+        for callback in self.callback_handler.callbacks:
+            method = getattr(callback, event, None)  # of those that know stages
+            if method is not None:
+                method(self.args, self.state, self.control, stage=stage, model=self.model, **more)
+
+    def _note(self, name: str, **entries: Any) -> None:
+        def note() -> dict[str, Any]:
+            self.journal.note(name, **entries)
+            return self.journal.values
+
+        self.journal.values = self._on_main(note)
+
+    def _on_main(self, work: Callable[[], Any]) -> Any:
+        """Does something in the first process; its result, or its error, is that of all."""
+        outcome: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            try:
+                outcome[0] = work()
+            except (HftuneError, OSError) as error:
+                outcome[1] = error
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def _stop_if_asked(self, stage: Stage) -> None:
+        """A signal between two stages."""
+        if self._stop_request.requested():
+            stopped = TrainingInterrupted(
+                str(self._stop_request.signal_name), 0, str(stage.root / JOURNAL)
+            )
+            self._say(str(stopped))
+            raise stopped
+
+    def _leave(self) -> int | None:
+        """Ends this process's part in the group; returns where the next ones are to meet."""
+        port: list[Any] = [None]
+        if self.args.world_size > 1:
+            if self.is_world_process_zero():
+                with socket.socket() as free:
+                    free.bind(("", 0))
+                    port[0] = free.getsockname()[1]
+            torch.distributed.broadcast_object_list(port)
+        self.end()
+        return port[0]
+
+
+class StagedTrainer(StagedMixin, Trainer):
+    """A `transformers.Trainer` that trains in stages; see :class:`StagedMixin`.
+
+    Example:
+        >>> stages = [
+        ...     StageSpec("easy_{number}", short_texts, "short texts"),
+        ...     StageSpec("all_{number}", all_texts, "all texts", {"learning_rate": 1e-5}),
+        ... ]
+        >>> trainer = StagedTrainer(model, args, stages=stages, eval_dataset=validation)
+        >>> trainer.train()
+        >>> trainer.results[-1]["metrics"]
+    """
+
+
+class _EpochWeights(TrainerCallback):
+    """Says when an epoch of a stage is over."""
+
+    def __init__(self, trainer: StagedMixin) -> None:
+        self.trainer = trainer
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        whole = state.epoch == int(state.epoch)  # else it was broken off
+        if whole and self.trainer.staging.keep_epoch_weights:
+            self.trainer.save_epoch(int(state.epoch))
+
+
+def _batch(micro: int, accumulation: int, *, reduced: bool = False) -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "reduced": reduced,
+    }
+
+
+def _carry_on(optimizer: torch.optim.Optimizer, scheduler: Any, folder: Path, steps: int) -> None:
+    """Gives an optimizer the moments of a checkpoint, and its schedule the steps that are done."""
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ConfigurationError(
+            f"stage_optimizer: 'carry' needs a schedule that is a function of the step, found "
+            f"{type(scheduler).__name__}; choose another lr_scheduler_type"
+        )
+    saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+    scheduler.last_epoch = steps
+    rates = []
+    for group, base, factor in zip(
+        optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(steps)
+        rates.append(group["lr"])
+    scheduler._last_lr = rates
