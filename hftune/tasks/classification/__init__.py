@@ -1,0 +1,1 @@
+"""Text classification: tables of texts with labels, models, scores beside baselines, a report."""
