@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..utils.seeds import derive_seed
 from .averaging import WeightAverage
@@ -45,11 +46,15 @@ class Conductor(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         # What the Trainer's own set_epoch misses: samplers and data sets behind the batch samplers
-        # that sharding and skipping put around them.
+        # that sharding and skipping put around them. And the sampler of group_by_length, which
+        # draws from the global random numbers: not the same ones when a run resumes in an epoch.
         epoch = math.floor((state.epoch or 0) + 1e-6)
         for part in _parts(train_dataloader):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
+            if isinstance(part, LengthGroupedSampler):
+                seed = args.seed if args.data_seed is None else args.data_seed
+                part.generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         separate_seeds(train_dataloader, derive_seed(args.seed, "data workers", epoch))
 
     def on_step_end(self, args, state, control, **kwargs):

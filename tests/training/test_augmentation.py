@@ -194,6 +194,31 @@ def test_killed_runs_end_the_same(whole, tmp_path, workers):
     assert last.items() <= expected.items()
 
 
+def test_batches_of_samples_of_one_length(tmp_path):
+    """Their order is drawn at the start of an epoch, and again where a run resumes in it."""
+
+    class Lengths(Samples):
+        def __getitem__(self, index: int) -> dict:
+            if index >= len(self):
+                raise IndexError(index)
+            return super().__getitem__(index) | {"input_ids": [0] * (index % 9)}
+
+    def train(folder: Path, kill: str | None = None) -> None:
+        settings = dict(eval_strategy="no", load_best_model_at_end=False)
+        settings |= dict(train_sampling_strategy="group_by_length", remove_unused_columns=True)
+        trainer = small_run.make_trainer(folder, **settings)
+        trainer.train_dataset = Lengths()
+        if kill:
+            small_run.arm(trainer, kill)
+        trainer.train()
+        (folder / "results.json").write_text(json.dumps(small_run.results(trainer)))
+
+    assert run_alone(lambda: train(tmp_path / "whole")) == 0
+    assert run_alone(lambda: train(tmp_path / "killed", "step:8")) == -signal.SIGKILL
+    assert run_alone(lambda: train(tmp_path / "killed")) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("workers", ["0", "2 that persist"])
 def test_two_processes(tmp_path, workers):
     settings = WORKERS[workers]
