@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
 
-from ..utils.errors import ConfigurationError, did_you_mean
+from ..utils.errors import ConfigurationError
 from ..utils.secrets import without_secrets
+from ..utils.terminal import LOG_SECONDS, duration
 from .background_log import follow, last_lines
-from .background_state import MARK, Launch, Recipe, find_recipe
+from .background_start import DEFAULT_FOLDERS, check_command, output_dir, spawn
+from .background_state import Launch, find_recipe
 from .tables import age, clock, one_line
 
 __all__ = ["main"]
 
 _PACE = 0.2  # seconds between two looks
-_DEFAULT_FOLDERS = {"progressive": "checkpoints_transfer"}  # by recipe
 _NOT_RUNNING = 3  # exit status, as of systemctl
 _AFTER_WORDS = 2.0  # seconds that a recipe with something wrong goes on after it spoke, at most
 _TAIL = 20  # lines of the log that are shown of a failure
@@ -52,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     if words[:1] == ["start"] and "--" in words:
         place = words.index("--")
         words, command = words[:place], words[place + 1 :]
+    elif words[:1] == ["start"] and not {"-h", "--help"} & set(words):
+        words = ["start"]  # which says how to give the command
     arguments = _parser().parse_args(words)
     arguments.command = command
     return arguments.run(arguments)
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
-    default = _DEFAULT_FOLDERS["progressive"]
+    default = DEFAULT_FOLDERS["progressive"]
     parser.add_argument(
         "folder", nargs="?", metavar="DIR", help=f"the run's folder (default {default})"
     )
@@ -132,7 +133,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 def _launch(arguments: argparse.Namespace) -> Launch:
     folder = arguments.option or arguments.folder
     if folder is None:
-        folder = _DEFAULT_FOLDERS["progressive"]
+        folder = DEFAULT_FOLDERS["progressive"]
         if not Path(folder).is_dir():
             raise ConfigurationError(f"which run? There is no {folder} here: give the run's folder")
     return Launch.load(folder)
@@ -152,9 +153,9 @@ def _start(arguments: argparse.Namespace) -> int:
             f"no Python script in '{shlex.join(without_secrets(command))}': what is started is a "
             f"recipe, by itself or through a launcher, as in\n  {example}"
         )
-    folder = _output_dir(arguments.output_dir, command, recipe)
-    _check_command(command, recipe)
-    launch, process = _spawn(folder, command, recipe)
+    folder = output_dir(arguments.output_dir, command, recipe)
+    check_command(command, recipe)
+    launch, process = spawn(folder, command, recipe)
     shown = shlex.quote(os.fspath(folder))
     print(
         f"{recipe.name} is process {process.pid}; what it prints goes to {launch.log}\n\n"
@@ -165,125 +166,6 @@ def _start(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     return _watch_beginning(launch, process, arguments.wait)
-
-
-def _output_dir(option: str | None, command: Sequence[str], recipe: Recipe) -> Path:
-    """The run's folder, as the recipe itself will find it."""
-    from ..configuration.sources import Field, read_command_line, read_config, read_environment
-
-    field = Field("output_dir", "training", str | None, None, "")
-    fields, ignored = {field.name: field}, []  # the recipe itself says what is wrong
-    said = read_command_line(command[recipe.position + 1 :], fields, ignored)
-    given = [one for path in said.configs for one in read_config(path, fields, ignored)]
-    given += [*read_environment(os.environ, fields, ignored), *said.given]
-    own = str(given[-1].value) if given else None
-    if own is None:
-        own = _DEFAULT_FOLDERS.get(recipe.stem)
-    if own is None and option is None:
-        raise ConfigurationError(
-            f"where does {recipe.name} write? Give it --output_dir DIR, or give DIR for the log "
-            "alone before the --: hftune background start --output_dir DIR -- ..."
-        )
-    if given and option is not None and Path(option).resolve() != Path(own).resolve():
-        raise ConfigurationError(
-            f"two folders: --output_dir {option} before the --, and {own} ({given[-1].source} of "
-            f"{recipe.name}); give one"
-        )
-    return Path(option or own)
-
-
-def _check_command(command: Sequence[str], recipe: Recipe) -> None:
-    """What would fail at once."""
-    problems = []
-    if shutil.which(command[0]) is None:
-        problems.append(f"no program '{command[0]}' on the PATH: is its environment activated?")
-    path = Path(recipe.name)
-    if not recipe.is_module and not path.is_file():
-        near = [other.name for other in path.parent.glob("*.py")]
-        problems.append(f"no file {path} in {Path.cwd()}.{did_you_mean(path.name, near)}")
-    if problems:
-        raise ConfigurationError(problems)
-
-
-def _spawn(
-    folder: Path, command: list[str], recipe: Recipe
-) -> tuple[Launch, subprocess.Popen[bytes]]:
-    """Starts the supervisor, one at a time in a folder."""
-    import filelock
-
-    from ..tracking.run_values import utc_now
-
-    logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(logs / ".background.lock"):
-        _check_free(folder)
-        name, stream = _new_log(logs)
-        values: dict[str, Any] = {
-            "format": 1,
-            "id": uuid.uuid4().hex,
-            "recipe": recipe.name,
-            "command": without_secrets(command),
-            "cwd": os.getcwd(),
-            "log": f"logs/{name}",
-            "pid_file": f"{recipe.stem}_training.pid",
-            "started": utc_now(),
-            "supervisor": None,
-            "process": None,
-            "stopping": None,
-            "status": None,
-            "returncode": None,
-            "ended": None,
-        }
-        with stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hftune.cli.background_supervisor"],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, MARK: values["id"]},
-                start_new_session=True,
-            )
-        # Not in its command line: "pkill -f recipes/..." is to reach the training alone.
-        order = {"folder": os.fspath(folder), "command": command, "values": values}
-        assert process.stdin is not None
-        with process.stdin:
-            process.stdin.write(json.dumps(order).encode())
-        while process.poll() is None:
-            if (found := _load_if_there(folder)) and found.values["id"] == values["id"]:
-                return found, process
-            time.sleep(0.02)
-        found = _load_if_there(folder)
-        if found and found.values["id"] == values["id"]:  # it has ended already
-            return found, process
-        said = "\n".join(last_lines(logs / name, _TAIL))
-        raise ConfigurationError(f"the supervisor could not begin:\n{said}")
-
-
-def _check_free(folder: Path) -> None:
-    launch = _load_if_there(folder)
-    if launch is not None and _is_going_on(launch):
-        raise ConfigurationError(
-            f"{folder}: {launch.values['recipe']} runs there, as process {_numbers(launch)} on "
-            f"{launch.values['supervisor']['host']} since {clock(launch.values['started'])}; stop "
-            f"it (hftune background stop {shlex.quote(os.fspath(folder))}), or take another "
-            "--output_dir"
-        )
-
-
-def _load_if_there(folder: Path) -> Launch | None:
-    try:
-        return Launch.load(folder)
-    except ConfigurationError:
-        return None
-
-
-def _new_log(logs: Path) -> tuple[str, IO[bytes]]:
-    while True:
-        name = time.strftime("background_%Y%m%d_%H%M%S.log")
-        try:
-            return name, open(logs / name, "xb")
-        except FileExistsError:  # another start in this second
-            time.sleep(0.1)
 
 
 def _watch_beginning(launch: Launch, process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -324,35 +206,6 @@ def _wait_for_beginning(launch: Launch, process: subprocess.Popen[bytes], second
 # Status
 
 
-def _is_elsewhere(launch: Launch) -> bool:
-    """Whether it was started on another machine, whose processes are not to be seen here."""
-    from ..tracking.environment import process_identity
-
-    return launch.values["supervisor"]["host"] != process_identity()["host"]
-
-
-def _is_going_on(launch: Launch) -> bool:
-    from ..tracking.liveness import is_alive
-
-    if launch.values["ended"] is not None:
-        return False
-    if not _is_elsewhere(launch):
-        return launch.is_alive()
-    attempt = launch.attempt()
-    return (
-        attempt is not None
-        and attempt["finished"] is None
-        and is_alive(launch.folder, attempt["process"])
-    )
-
-
-def _numbers(launch: Launch) -> str:
-    """The number to signal: of the supervisor, or without one of what trains."""
-    if launch.supervisor() is not None or _is_elsewhere(launch):
-        return str(launch.values["supervisor"]["pid"])
-    return ", ".join(str(process.pid) for process in launch.training())
-
-
 def _ending(launch: Launch) -> str:
     """One line: how it ended."""
     values = launch.values
@@ -375,12 +228,12 @@ def _ending(launch: Launch) -> str:
 def _status(arguments: argparse.Namespace) -> int:
     launch = _launch(arguments)
     values = launch.values
-    going = _is_going_on(launch)
+    going = launch.is_going_on()
     if going:
         since = f"{clock(values['started'])} ({age(values['started'])})"
         doing = "running" if values["stopping"] is None else "stopping"
-        print(f"{launch.folder}: {doing}, process {_numbers(launch)}, since {since}")
-        if _is_elsewhere(launch):
+        print(f"{launch.folder}: {doing}, process {launch.number}, since {since}")
+        if launch.is_elsewhere:
             print(f"on        {values['supervisor']['host']}")
         elif launch.supervisor() is None:
             print("          its supervisor was killed; hftune background stop still stops it")
@@ -427,7 +280,7 @@ def _logs(arguments: argparse.Namespace) -> int:
         print("\n".join(last_lines(launch.log, arguments.lines)))
         return 0
     try:
-        launch = follow(launch, arguments.lines, _is_going_on)
+        launch = follow(launch, arguments.lines)
     except KeyboardInterrupt:
         print()
         return 0
@@ -440,10 +293,10 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     launch = _launch(arguments)
-    if not _is_going_on(launch):
+    if not launch.is_going_on():
         print(f"not running. {_ending(launch)}", file=sys.stderr)
         return _NOT_RUNNING
-    if _is_elsewhere(launch):
+    if launch.is_elsewhere:
         raise ConfigurationError(
             f"{launch.folder}: it runs on {launch.values['supervisor']['host']}: stop it there"
         )
@@ -451,11 +304,15 @@ def _stop(arguments: argparse.Namespace) -> int:
         _kill(launch)
     else:
         _ask(launch)
-        what = f"process {_numbers(launch)} finishes its step and saves"
+        what = f"process {launch.number} finishes its step and saves"
         print(f"{launch.folder}: {what}; waiting up to {arguments.timeout:g} s", flush=True)
-    end = time.monotonic() + arguments.timeout
-    while _is_going_on(launch := Launch.load(launch.folder)):
-        if time.monotonic() > end:
+    begin = said = time.monotonic()
+    while (launch := Launch.load(launch.folder)).is_going_on():
+        now = time.monotonic()
+        if now - said > LOG_SECONDS:
+            said = now
+            print(f"still waiting, {duration(now - begin)}", flush=True)
+        if now - begin > arguments.timeout:
             print(
                 f"{launch.folder}: not ended after {arguments.timeout:g} s. It is still asked to "
                 "stop, and goes on saving; --force kills it and loses what is not saved",
@@ -472,28 +329,28 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 def _ask(launch: Launch) -> None:
     """Asks once: a second signal would kill."""
-    import signal
-
     from ..tracking.run_values import utc_now
 
-    if launch.values["stopping"] is not None:
-        return
-    supervisor = launch.supervisor()
-    if supervisor is not None:
-        supervisor.send_signal(signal.SIGTERM)
-    else:
+    if launch.values["stopping"] is None and not _signal_supervisor(launch, signal.SIGTERM):
         launch.save(stopping=utc_now())
         launch.ask_to_stop(set())
 
 
 def _kill(launch: Launch) -> None:
-    import signal
+    if not _signal_supervisor(launch, signal.SIGQUIT):
+        launch.kill()
+
+
+def _signal_supervisor(launch: Launch, number: signal.Signals) -> bool:
+    """Whether there is one, which does the rest and writes down the end."""
+    import psutil
 
     supervisor = launch.supervisor()
-    if supervisor is not None:
-        supervisor.send_signal(signal.SIGQUIT)  # it writes down the end
-    else:
-        launch.kill()
+    if supervisor is None:
+        return False
+    with contextlib.suppress(psutil.Error):  # it has ended this moment
+        supervisor.send_signal(number)
+    return True
 
 
 def _write_end(launch: Launch, *, killed: bool) -> None:

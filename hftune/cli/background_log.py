@@ -6,7 +6,6 @@ import codecs
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from .background_state import Launch
@@ -74,13 +73,12 @@ def _tail(path: Path, count: int) -> tuple[list[str], Lines, int]:
         return found[max(0, len(found) - count) :], lines, stream.tell()
 
 
-def follow(launch: Launch, count: int, is_going_on: Callable[[Launch], bool]) -> Launch:
+def follow(launch: Launch, count: int) -> Launch:
     """Prints the last lines of a log and those that follow, until the training ends.
 
     Args:
         launch (Launch): Whose log; should another start follow in its folder, also that one's.
         count (int): How many of the last lines.
-        is_going_on (callable): Whether a start has not ended.
 
     Returns:
         The start that ended.
@@ -90,7 +88,7 @@ def follow(launch: Launch, count: int, is_going_on: Callable[[Launch], bool]) ->
     while True:
         newest = Launch.load(launch.folder)
         is_new = newest.values["id"] != launch.values["id"]
-        going = is_new or is_going_on(newest)  # before reading: nothing comes after the end
+        going = is_new or newest.is_going_on()  # before reading: nothing comes after the end
         data = _read(launch.log, place)
         place += len(data)
         if data:

@@ -155,48 +155,73 @@ class Launch:
         try:
             process = psutil.Process(identity["pid"])
             # The time of a start moves when the clock is set; the mark does not.
-            same = abs(process.create_time() - identity["started"]) < 1 or self._is_marked(process)
+            same = abs(process.create_time() - identity["started"]) < 1 or (
+                _mark(process) == self.values["id"]
+            )
             return process if same and _is_alive(process) else None
         except psutil.Error:
             return None
-
-    def _is_marked(self, process: psutil.Process) -> bool:
-        import psutil
-
-        try:
-            return process.environ().get(MARK) == self.values["id"]
-        except (psutil.Error, OSError):
-            return False
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the start that are alive, the supervisor among them."""
         import psutil
 
-        found = {process for process in psutil.process_iter() if self._is_marked(process)}
+        own = self.values["id"]
+        found = {process for process in psutil.process_iter() if _mark(process) == own}
         # Where environments are not to be read, as of some Pythons on macOS.
         for process in (self.supervisor(), self._process("process")):
             if process is not None:
                 with contextlib.suppress(psutil.Error):
-                    found |= {process, *process.children(recursive=True)}
+                    children = process.children(recursive=True)
+                    # A training may start another one in the background.
+                    found |= {p for p in [process, *children] if _mark(p) in (None, own)}
         return sorted(filter(_is_alive, found), key=lambda process: process.pid)
 
     def training(self) -> list[psutil.Process]:
         """The processes that train: those that run the recipe and have no parent that does.
 
         Not the launcher, whose own script is another, and not data workers, which are children of
-        a process that runs the recipe.
+        a process that runs the recipe, and may outlive it for a moment.
         """
         processes = self.processes()
-        training = {p for p in processes if runs_recipe(_words(p), self.values["recipe"])}
+        recipe = self.values["recipe"]
+        training = {p for p in processes if runs_recipe(_words(p), recipe) and not _is_fork(p)}
         return [p for p in processes if p in training and not _ancestors(p, processes) & training]
 
-    def is_alive(self) -> bool:
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it was started on another machine, whose processes are not to be seen here."""
+        from ..tracking.environment import process_identity
+
+        here, there = process_identity(), self.values["supervisor"]
+        # The same machine may have been started again, or have another name now.
+        return there["host"] != here["host"] and there["boot_id"] != here["boot_id"]
+
+    def is_going_on(self) -> bool:
         """Whether the training goes on, with or without its supervisor."""
+        from ..tracking.liveness import is_alive
+
+        if self.values["ended"] is not None:
+            return False
+        if not self.is_elsewhere:
+            return (
+                self.supervisor() is not None
+                or self._process("process") is not None
+                or bool(self.training())
+            )
+        attempt = self.attempt()
         return (
-            self.supervisor() is not None
-            or self._process("process") is not None
-            or bool(self.training())
+            attempt is not None
+            and attempt["finished"] is None
+            and is_alive(self.folder, attempt["process"])
         )
+
+    @property
+    def number(self) -> str:
+        """That of the process to signal: the supervisor, or without one what trains."""
+        if self.supervisor() is not None or self.is_elsewhere:
+            return str(self.values["supervisor"]["pid"])
+        return ", ".join(str(process.pid) for process in self.training())
 
     def ask_to_stop(self, asked: set[psutil.Process]) -> list[psutil.Process]:
         """Sends SIGTERM to the training processes, once to each.
@@ -274,6 +299,16 @@ def identity_of(pid: int) -> dict[str, Any]:
     return {**process_identity(), "pid": pid, "started": psutil.Process(pid).create_time()}
 
 
+def _mark(process: psutil.Process) -> str | None:
+    """Id of the start that a process belongs to, where its environment can be read."""
+    import psutil
+
+    try:
+        return process.environ().get(MARK)
+    except (psutil.Error, OSError):
+        return None
+
+
 def _is_alive(process: psutil.Process) -> bool:
     """Whether it still runs: one that has ended and that nobody waited for does not."""
     import psutil
@@ -282,6 +317,15 @@ def _is_alive(process: psutil.Process) -> bool:
         return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.Error:
         return False
+
+
+def _is_fork(process: psutil.Process) -> bool:
+    """Whether it is a copy of its parent, command line and all, that started no program."""
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # macOS, where data workers are not copies
+        return False
+    return bool(int(stat.rpartition(")")[2].split()[6]) & 0x40)  # PF_FORKNOEXEC
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -81,14 +81,16 @@ class Supervisor:
             The exit status of the training, as far as its launcher lets it be seen.
         """
         self.launch.save(supervisor=identity_of(os.getpid()))
+        pid_file = self.launch.pid_file
         try:
-            with atomic_write(self.launch.pid_file) as stream:
+            with atomic_write(pid_file) as stream:
                 stream.write(f"{os.getpid()}\n")
             code = self._run_command()
-            status = "killed" if self._stops > 1 else self.launch.ending(code)
-            self.launch.save(status=status, returncode=code, ended=utc_now())
         finally:
-            self.launch.pid_file.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+        status = "killed" if self._stops > 1 else self.launch.ending(code)
+        # Last: from here on the folder is another start's to take.
+        self._note(status=status, returncode=code, ended=utc_now())
         if status == "preempted":
             return RESUMABLE_EXIT_CODE
         return code if code >= 0 else 128 - code
@@ -104,7 +106,7 @@ class Supervisor:
         except OSError as error:
             _say(f"cannot run {self._command[0]}: {error.strerror}")
             return 127 if isinstance(error, FileNotFoundError) else 126
-        self.launch.save(process=identity_of(child.pid))
+        self._note(process=identity_of(child.pid))
         while True:
             self._reap()
             ended = child.pid in self._codes
@@ -126,10 +128,10 @@ class Supervisor:
         if self._stops > 1:
             self.launch.kill()
             return
-        if self.launch.values["stopping"] is None:
-            self.launch.save(stopping=utc_now())
         for process in self.launch.ask_to_stop(self._asked):
             _say(f"SIGTERM to process {process.pid}")
+        if self.launch.values["stopping"] is None:
+            self._note(stopping=utc_now())
         if training or not self._seen:  # or what trains is not to be told from its launcher
             self._idle_since = None
         elif self._idle_since is None:
@@ -137,6 +139,13 @@ class Supervisor:
         elif time.monotonic() - self._idle_since > _LAUNCHER:
             _say(f"the launcher has not ended {_LAUNCHER:.0f} s after the training: killed")
             self.launch.kill()
+
+    def _note(self, **changes: Any) -> None:
+        """Writes to the record; a disk that is full must not keep a training from its stop."""
+        try:
+            self.launch.save(**changes)
+        except OSError as error:
+            _say(f"{', '.join(changes)} could not be written: {error}")
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -160,7 +169,8 @@ def _adopt_orphans() -> None:
 
 
 def _say(text: str) -> None:
-    print(f"hftune background: {text}", flush=True)
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        print(f"hftune background: {text}", flush=True)
 
 
 def main() -> int:

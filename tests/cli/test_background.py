@@ -46,9 +46,7 @@ with RunRecord.start(out, task="stand-in", configuration={}) as record:
     record.log_metrics({"loss": 0.5}, step=7)
     print("stdin:", repr(sys.stdin.read()), "학습")
     if os.fork() == 0:  # a data worker
-        os.environ["RANK"] = "1"
-        record._writes = False
-        while os.getppid() != 1 and not (out / "end").exists():
+        while not (out / "end").exists():
             time.sleep(0.05)
         os._exit(0)
     (out / f"trains_{os.getpid()}").touch()
@@ -203,6 +201,42 @@ def test_a_launcher_that_dies_is_waited_for_with_its_training(folder):
     wait_for(lambda: is_over(launch))
     assert signals(folder) == {str(training.pid): "SIGTERM\n"}
     assert Launch.load(folder).values["status"] == "preempted"
+
+
+@pytest.mark.parametrize(("launcher", "code"), [(None, -9), ("accelerate", 1)])
+def test_data_workers_that_outlive_their_training_are_not_taken_for_it(folder, launcher, code):
+    launch = start(folder, launcher=launcher)
+    (training,) = launch.training()
+    (worker,) = training.children()
+    training.kill()
+    wait_for(lambda: is_over(launch))
+    assert worker.is_running()
+    values = Launch.load(folder).values
+    assert (values["status"], values["returncode"]) == ("failed", code)
+    end = "failed by signal 9" if launcher is None else "failed with exit code 1"
+    assert hftune("status", folder, code=3).startswith(f"{folder}: {end}\n")
+    assert not signals(folder)
+
+
+def test_a_record_that_cannot_be_written_does_not_keep_a_training_from_its_stop(folder):
+    launch = start(folder)
+    (folder / "logs" / "background.json").rename(folder / "away.json")
+    (folder / "logs" / "background.json").mkdir()
+    os.kill(int(launch.pid_file.read_text(encoding="utf-8")), signal.SIGTERM)
+    wait_for(lambda: launch.supervisor() is None)
+    assert signals(folder) == dict.fromkeys(trains(folder), "SIGTERM\n")
+    assert len(list(folder.glob("saved_*"))) == 1
+    assert "ended could not be written: " in launch.log.read_text(encoding="utf-8")
+
+
+def test_of_two_starts_at_once_one_is_refused(folder):
+    root = folder.parents[1]
+    words = [*HFTUNE, "background", "start", "--", sys.executable, root / "train.py"]
+    words += ["--output_dir", folder]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2]
+    assert sorted("runs there, as process" in error for error in errors) == [False, True]
 
 
 def test_the_terminal_may_close(folder):
@@ -419,7 +453,7 @@ def test_ctrl_c_leaves_the_training_running(folder):
         reader.send_signal(signal.SIGINT)
         assert reader.stdout.read() == "\n"
     assert reader.returncode == 0
-    assert launch.is_alive() and not signals(folder)
+    assert launch.is_going_on() and not signals(folder)
 
 
 def test_a_follower_goes_over_to_the_next_start(tmp_path, capsys):
@@ -428,9 +462,9 @@ def test_a_follower_goes_over_to_the_next_start(tmp_path, capsys):
     for name in "ab":
         (logs / f"{name}.log").write_text(f"{name} 1\n{name} 2", encoding="utf-8")
     first = Launch(tmp_path, {"id": "1", "log": "logs/a.log"})
-    second = Launch(tmp_path, {"id": "2", "log": "logs/b.log"})
+    second = Launch(tmp_path, {"id": "2", "log": "logs/b.log", "ended": "2026-11-21"})
     second.save()
-    assert follow(first, 1, lambda launch: False) == second
+    assert follow(first, 1) == second
     assert capsys.readouterr().out == f"a 1\na 2\n\n{logs / 'b.log'}:\nb 1\nb 2\n"
 
 
