@@ -25,7 +25,7 @@ from .checkpoints import (
     verify_checkpoint,
 )
 from .conductor import AVERAGE_FILE, Conductor, shield_workers
-from .folder_lock import locked_folder
+from .folder_lock import locked_folder, make_folder
 from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
 from .saving import WholeSaves
@@ -89,6 +89,11 @@ class DurableRuns(WholeSaves):
     - SIGTERM and SIGINT: the step is finished, a checkpoint saved, and
       :class:`~hftune.training.interrupt.TrainingInterrupted` raised, which exits with status 75.
     """
+
+    def __init__(self, *, args: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            make_folder(args.output_dir)  # the Trainer does, without saying what to do if it cannot
+        super().__init__(args=args, **kwargs)
 
     def _start_durable(self, data_fingerprint: str | None) -> None:
         self.data_fingerprint = data_fingerprint

@@ -12,7 +12,19 @@ from pathlib import Path
 
 from ..utils.errors import ConfigurationError
 
-__all__ = ["locked_folder"]
+__all__ = ["locked_folder", "make_folder"]
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes an output folder.
+
+    Raises:
+        ConfigurationError: If that is not possible.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 @contextlib.contextmanager
@@ -34,10 +46,7 @@ def locked_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(b"hftune")
         except OSError as error:
-            raise ConfigurationError(
-                f"{folder} cannot be written ({error.strerror}): checkpoints could not be saved "
-                "there; make it writable, make room, or take another output_dir"
-            ) from error
+            raise _unwritable(folder, error) from error
         try:
             # Of this process alone: data workers that outlive it by a moment do not have it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,3 +63,10 @@ def locked_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
         yield
+
+
+def _unwritable(folder: str | os.PathLike[str], error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} cannot be written ({error.strerror}): checkpoints could not be saved there; "
+        "make it writable, make room, or take another output_dir"
+    )

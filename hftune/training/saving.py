@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.state import StatefulCallback
 from ..utils.errors import CheckpointError, HftuneError
@@ -24,6 +26,14 @@ from .checkpoints import (
 from .conductor import AVERAGE_FILE
 
 __all__ = ["WholeSaves"]
+
+_DISK_ERRORS = (
+    "i/o error",  # safetensors
+    "inline_container",  # torch.save, as are the others
+    "pytorchstreamwriter",
+    "iostream error",
+    "cannot be opened",
+)
 
 
 class WholeSaves:
@@ -116,20 +126,33 @@ class WholeSaves:
         return next((text for _, text in failures.values()), None)
 
     def _write_files(self, model: Any, folder: Path) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._in_checkpoint = True
         try:
-            # Without a limit the Trainer deletes nothing: here that waits for the manifest.
-            super()._save_checkpoint(model, None)
+            with self._nothing_deleted():
+                super()._save_checkpoint(model, None)
         finally:
             self._in_checkpoint = False
-            self.args.save_total_limit = limit
         write_json(folder / self._window_file(), self.loss_window.state_dict())
         if self.args.should_save:
             if self.average is not None:
                 self.average.save(folder / AVERAGE_FILE)
             for callback in self._stateful_callbacks():
                 callback.save_state(folder)
+
+    @contextlib.contextmanager
+    def _nothing_deleted(self) -> Iterator[None]:
+        """The Trainer deletes by its limit: before the new checkpoint is whole, and, with a limit
+        of 1, at the end all but the best, which leaves nothing that a stopped run can go on from.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
+        finally:
+            self.args.save_total_limit = limit
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        with self._nothing_deleted():
+            return super()._finalize_training(*args, **kwargs)
 
     def _seal(self, folder: Path) -> None:
         if not self.args.should_save:
@@ -221,5 +244,4 @@ def _is_disk_error(error: Exception) -> bool:
     if isinstance(error, OSError):
         return True
     text = str(error).lower()
-    known = ("inline_container", "pytorchstreamwriter", "no space left", "i/o error")
-    return any(part in text for part in known)
+    return any(part in text for part in _DISK_ERRORS)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def results(trainer: HFTuneTrainer) -> dict:
             if "train_runtime" not in line
         ],
         "best": trainer.state.best_global_step,
-        "health": trainer.gradient_health.as_dict(),
+        "health": trainer.gradient_health and trainer.gradient_health.as_dict(),
     }
 
 
@@ -170,12 +171,17 @@ def signal_at(trainer: HFTuneTrainer, step: int, number: int = signal.SIGTERM) -
     trainer.floating_point_ops = signalled
 
 
-def run(output_dir: str | Path, settings: dict) -> None:
-    """A run from start to results; ``kill``, ``stop`` and ``stop_rank`` say what happens to it."""
+def run(output_dir: str | Path, settings: dict, change: Callable | None = None) -> None:
+    """A run from start to results; ``kill``, ``stop`` and ``stop_rank`` say what happens to it.
+
+    ``change`` is given the trainer before it trains.
+    """
     settings = dict(settings)
     kill, stop = settings.pop("kill", None), settings.pop("stop", None)
     rank = settings.pop("stop_rank", 0)
     trainer = make_trainer(output_dir, **settings)
+    if change is not None:
+        change(trainer)
     if kill:
         arm(trainer, kill)
     if stop and trainer.args.process_index == rank:

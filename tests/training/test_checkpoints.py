@@ -282,6 +282,7 @@ def test_private_names_of_the_trainer_that_are_used():
     from transformers import Trainer
 
     for name in (
+        "_finalize_training",
         "_init_training_state",
         "_load_best_model",
         "_load_from_checkpoint",
