@@ -23,7 +23,7 @@ from .tables import age, clock, one_line
 
 __all__ = ["main"]
 
-_PACE = 0.2  # seconds between two looks
+_PACE = 0.1  # seconds between two looks
 _NOT_RUNNING = 3  # exit status, as of systemctl
 _AFTER_WORDS = 2.0  # seconds that a recipe with something wrong goes on after it spoke, at most
 _TAIL = 20  # lines of the log that are shown of a failure
@@ -222,6 +222,8 @@ def _ending(launch: Launch) -> str:
         words += f": {one_line(attempt['error'])}"
     elif status == "preempted":
         words += ": the same command goes on"
+    elif status == "stopped" and attempt is None:
+        words += " before the run had begun"
     return words
 
 
@@ -303,9 +305,9 @@ def _stop(arguments: argparse.Namespace) -> int:
     if arguments.force:
         _kill(launch)
     else:
-        _ask(launch)
         what = f"process {launch.number} finishes its step and saves"
         print(f"{launch.folder}: {what}; waiting up to {arguments.timeout:g} s", flush=True)
+        _ask(launch)
     begin = said = time.monotonic()
     while (launch := Launch.load(launch.folder)).is_going_on():
         now = time.monotonic()
@@ -332,8 +334,8 @@ def _ask(launch: Launch) -> None:
     from ..tracking.run_values import utc_now
 
     if launch.values["stopping"] is None and not _signal_supervisor(launch, signal.SIGTERM):
-        launch.save(stopping=utc_now())
         launch.ask_to_stop(set())
+        launch.save(stopping=utc_now())
 
 
 def _kill(launch: Launch) -> None:

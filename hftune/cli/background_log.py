@@ -106,6 +106,8 @@ def follow(launch: Launch, count: int) -> Launch:
 
 
 def _read(path: Path, place: int) -> bytes:
+    if not path.is_file():
+        return b""
     with open(path, "rb") as stream:
         stream.seek(place)
         return stream.read()
