@@ -30,13 +30,19 @@ from transformers import TrainingArguments
 from ..utils.errors import ConfigurationError
 from .plugins import resolve_callbacks
 
-__all__ = ["HFTuneArguments"]
+__all__ = ["HFTuneArguments", "redeclare"]
 
 _POLICIES = ("warn", "skip", "stop")
 
 
-def _redeclare(name: str, default: Any, **more: Any) -> Any:
-    """A field of `TrainingArguments` with another default or more metadata, and its help text."""
+def redeclare(name: str, default: Any, **more: Any) -> Any:
+    """Returns a field of `TrainingArguments` with another default and the help text it has.
+
+    Args:
+        name (str): Of the field.
+        default: What it is by default.
+        **more: Further metadata: ``env``, ``aliases``.
+    """
     inherited = TrainingArguments.__dataclass_fields__[name]
     return field(default=default, metadata={**inherited.metadata, **more})
 
@@ -79,17 +85,17 @@ class HFTuneArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "learning_rate_patterns"]
 
     # The names that the user's scripts set in the environment.
-    learning_rate: float = _redeclare("learning_rate", 5e-5, env=["LEARNING_RATE"])
-    per_device_train_batch_size: int = _redeclare(
+    learning_rate: float = redeclare("learning_rate", 5e-5, env=["LEARNING_RATE"])
+    per_device_train_batch_size: int = redeclare(
         "per_device_train_batch_size", 8, env=["BATCH_SIZE"], aliases=["batch_size"]
     )
-    num_train_epochs: float = _redeclare("num_train_epochs", 3.0, env=["NUM_EPOCHS"])
+    num_train_epochs: float = redeclare("num_train_epochs", 3.0, env=["NUM_EPOCHS"])
 
-    logging_nan_inf_filter: bool = _redeclare("logging_nan_inf_filter", False)
-    logging_steps: float = _redeclare("logging_steps", 10)
-    save_total_limit: int | None = _redeclare("save_total_limit", 2)
-    remove_unused_columns: bool = _redeclare("remove_unused_columns", False)
-    ddp_find_unused_parameters: bool | None = _redeclare("ddp_find_unused_parameters", False)
+    logging_nan_inf_filter: bool = redeclare("logging_nan_inf_filter", False)
+    logging_steps: float = redeclare("logging_steps", 10)
+    save_total_limit: int | None = redeclare("save_total_limit", 2)
+    remove_unused_columns: bool = redeclare("remove_unused_columns", False)
+    ddp_find_unused_parameters: bool | None = redeclare("ddp_find_unused_parameters", False)
 
     resume: str = field(
         default="auto",

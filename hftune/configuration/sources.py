@@ -32,6 +32,7 @@ RESERVED_VARIABLES = frozenset(
     {
         "HFTUNE_HOME",
         "HFTUNE_MODELS_DIR",
+        "HFTUNE_NEXT_STAGE",
         "HFTUNE_REQUIRE_DATA",
         "HFTUNE_REQUIRE_POSTGRES",
         "HFTUNE_TEST_DATA",

@@ -316,6 +316,10 @@ class Journal:
         """What is noted of a stage that has begun."""
         return self.values["stages"][name]
 
+    def results(self, plan: Plan) -> list[dict[str, Any]]:
+        """What the stages of a plan that are done leave behind, in their order."""
+        return [self.entry(s.name)["result"] for s in plan.stages if self.is_done(s.name)]
+
     def note(self, name: str, **entries: Any) -> None:
         """Notes something of a stage, which has begun from then on.
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import Trainer, TrainerCallback, TrainerState, set_seed
+from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.log_files import LogFiles
@@ -31,9 +29,10 @@ from ..utils.errors import (
     NextStageProcess,
     TrainingInterrupted,
 )
-from ..utils.files import atomic_path, free_bytes, human_bytes, read_json, sync_folder, write_json
+from ..utils.files import atomic_path, read_json, write_json
+from ..utils.recipes import NEXT_STAGE
 from ..utils.seeds import derive_seed
-from .checkpoints import find_checkpoints, seal_checkpoint, unseal_checkpoint, verify_checkpoint
+from .checkpoints import find_checkpoints, unseal_checkpoint, verify_checkpoint
 from .out_of_memory import halve_batch, is_out_of_memory, release_memory
 from .plan import (
     JOURNAL,
@@ -46,7 +45,9 @@ from .plan import (
     numbered,
     set_aside,
 )
-from .trainer import Evaluator, HFTuneMixin
+from .plan_checks import check_past, check_room, leftovers
+from .stage_spec import STAGE_ARGUMENTS, StageSpec
+from .stage_weights import EpochWeights, StageWeights
 
 __all__ = ["StageSpec", "StagedMixin", "StagedTrainer"]
 
@@ -54,47 +55,9 @@ _INITIAL = "initial_model"
 _STATE = "trainer_state.json"
 _METRICS = "training_metrics.json"
 _NO_MEMORY = "out_of_memory.json"
-_STAGE_ARGUMENTS = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-)
-"""Training settings that a stage may have for itself."""
 
 
-@dataclasses.dataclass(frozen=True)
-class StageSpec:
-    """What a stage is, said to a :class:`StagedMixin`.
-
-    Attributes:
-        name (str): Of its folder; ``{number}`` stands for its number: ``"day_{number}"``.
-        train_dataset: Its data, or a function of the trainer that returns them when the stage
-            begins (data that come from the model of the stage before).
-        title (str): For people. Defaults to the name.
-        arguments (mapping): Training settings for this stage alone: ``learning_rate``,
-            ``num_train_epochs``, ``max_steps``, ``per_device_train_batch_size``,
-            ``gradient_accumulation_steps``, ``warmup_steps``, ``weight_decay``, ``max_grad_norm``.
-        settings (mapping): What makes it this stage, as JSON has it; part of ``plan.json``. A run
-            whose stages have other settings is another plan.
-        key (str): What tells it from the others, whatever its number. Defaults to the name.
-        evaluator (Evaluator, *optional*): Scores it. Defaults to the trainer's.
-    """
-
-    name: str
-    train_dataset: Any
-    title: str = ""
-    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    key: str = ""
-    evaluator: Evaluator | None = None
-
-
-class StagedMixin(HFTuneMixin):
+class StagedMixin(StageWeights):
     """Stages for a Trainer class: ``class MyTrainer(StagedMixin, Seq2SeqTrainer)``.
 
     ``train()`` goes through the stages; killed at any moment and started again, it goes on in the
@@ -148,20 +111,20 @@ class StagedMixin(HFTuneMixin):
         self._unstaged_evaluator = self.evaluator
         self._log_files = LogFiles(self.plan_kind)
         self.add_callback(self._log_files)
-        self.add_callback(_EpochWeights(self))
+        self.add_callback(EpochWeights(self))
 
     def _stage_problems(self, kwargs: Mapping[str, Any]) -> list[str]:
         problems = []
         if not self.stages:
             problems.append("stages: found none, expected one or more")
         for stage in self.stages:
-            unknown = sorted(set(stage.arguments) - set(_STAGE_ARGUMENTS))
+            unknown = sorted(set(stage.arguments) - set(STAGE_ARGUMENTS))
             problems += [
                 f"stage '{stage.name}': a stage cannot have its own {name} (it can have "
-                f"{', '.join(_STAGE_ARGUMENTS)})"
+                f"{', '.join(STAGE_ARGUMENTS)})"
                 for name in unknown
             ]
-        names = [stage.name for stage in numbered([self._planned(s) for s in self.stages])]
+        names = [stage.name for stage in numbered([s.planned(self.args) for s in self.stages])]
         if len(set(names)) < len(names):
             problems.append(f"stages: found names that repeat among {', '.join(names)}")
         if any(kwargs.get("optimizers", (None, None))):
@@ -192,12 +155,13 @@ class StagedMixin(HFTuneMixin):
 
     # What the stages of a kind may do
 
-    def stage_result(self, stage: Stage) -> dict[str, Any]:
-        """Returns what a stage leaves in the results beside its metrics, once its best model is
-        loaded; in every process. For subclasses.
+    def stage_result(self, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
+        """Returns what a stage leaves in the results beside what all stages do, once its best model
+        is loaded; in every process. For subclasses.
 
         Args:
             stage (Stage): The stage.
+            result (dict): What all stages leave.
         """
         return {}
 
@@ -212,25 +176,32 @@ class StagedMixin(HFTuneMixin):
         """
         return micro, accumulation
 
-    def stage_done(self, stage: Stage, results: list[dict[str, Any]]) -> str | None:
+    def end_reason(
+        self, results: list[dict[str, Any]], following: PlannedStage, root: Path
+    ) -> str | None:
+        """Returns why the run ends before its next stage; None to go on. In the first process. For
+        subclasses.
+
+        Args:
+            results (list of dict): Of the stages that are done.
+            following (PlannedStage): The next one.
+            root (Path): The run's folder.
+        """
+        return None
+
+    def stage_done(self, stage: Stage, results: list[dict[str, Any]], reason: str | None) -> None:
         """Called in the first process when the result of a stage is known. For subclasses.
 
         Args:
-            stage (Stage): The stage.
+            stage (Stage): The stage; ``is_last`` says whether the run goes on.
             results (list of dict): Of all stages that are done, this one included.
-
-        Returns:
-            Why the run ends here, before its plan; None to go on.
+            reason (str, *optional*): Why the run ends here, before its plan.
         """
-        return None
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """The results of the stages that are done, in the first process and the others alike."""
-        return [self.journal.entry(s.name)["result"] for s in self._stages_done()]
-
-    def _stages_done(self) -> list[PlannedStage]:
-        return [stage for stage in self.plan.stages if self.journal.is_done(stage.name)]
+        return self.journal.results(self.plan)
 
     # The run
 
@@ -276,10 +247,12 @@ class StagedMixin(HFTuneMixin):
         resume = self.args.resume
         if asked is not None:
             resume = {True: "auto", False: "never"}.get(asked, asked)
+        if NEXT_STAGE in os.environ:  # what was asked for, the first process of the run has done
+            resume = "auto"
         new = Plan(
             self.plan_kind,
             self.plan_settings,
-            numbered([self._planned(stage) for stage in self.stages]),
+            numbered([stage.planned(self.args) for stage in self.stages]),
         )
 
         def open_plan() -> tuple[Plan, dict[str, Any], int]:
@@ -290,7 +263,7 @@ class StagedMixin(HFTuneMixin):
                 plan, changes = new, []
             else:
                 unnumbered = dataclasses.replace(
-                    new, stages=tuple(self._planned(s) for s in self.stages)
+                    new, stages=tuple(s.planned(self.args) for s in self.stages)
                 )
                 plan, changes = old.continued(
                     unnumbered, journal, allow_changes=self.args.allow_resume_changes
@@ -298,14 +271,26 @@ class StagedMixin(HFTuneMixin):
             for change in changes:
                 self._say(f"resume: changed: {change}")
             last = 1 + max(i for i, s in enumerate(plan.stages) if s.key == new.stages[-1].key)
-            self._check_past(plan, journal, root)
+            check_past(plan, journal, root)
             if plan != old:
-                self._check_room(plan, journal, root)
+                check_room(
+                    plan,
+                    journal,
+                    root,
+                    model_bytes=sum(p.numel() * p.element_size() for p in self.model.parameters()),
+                    # The newest, the best, and the one that is being written.
+                    checkpoints=(self.args.save_total_limit or 2) + 2,
+                    keep_epoch_weights=self.staging.keep_epoch_weights,
+                )
                 plan.write(root)
-            for folder in self._leftovers(plan, journal, root):
+            for folder in leftovers(plan, journal, root):
                 shutil.rmtree(folder, ignore_errors=True)
-            if journal.values["ended"] and (old is None or len(plan.stages) > len(old.stages)):
-                journal.end(None)
+            if journal.values["ended"]:
+                done = [
+                    journal.entry(s.name)["result"] for s in plan.stages if journal.is_done(s.name)
+                ]
+                following = plan.stages[len(done) : last]
+                journal.end(self.end_reason(done, following[0], root) if following else None)
             return plan, journal.values, last
 
         self.plan, values, self._last_number = self._on_main(open_plan)
@@ -329,97 +314,20 @@ class StagedMixin(HFTuneMixin):
         if moved is not None:
             self._say(f"--resume never: the stages that were here are in {moved}")
 
-    def _planned(self, spec: StageSpec) -> PlannedStage:
-        """What the plan says of a stage; its name still has its ``{number}``."""
-        epochs = spec.arguments.get("num_train_epochs", self.args.num_train_epochs)
-        max_steps = spec.arguments.get("max_steps", self.args.max_steps)
-        steps = max(max_steps, 0)
-        settings = dict(spec.settings)
-        if not callable(spec.train_dataset):
-            samples = len(spec.train_dataset)
-            settings.setdefault("samples", samples)
-            micro, accumulation = self._stage_batch(spec)
-            batches = math.ceil(samples / (micro * self.args.world_size))
-            steps = steps or math.ceil(math.ceil(batches / accumulation) * epochs)
-        settings |= {name: spec.arguments[name] for name in sorted(spec.arguments)}
-        return PlannedStage(
-            key=spec.key or spec.name,
-            name=spec.name,
-            title=spec.title or spec.name,
-            settings=settings,
-            steps=steps,
-            epochs=float(epochs),
-        )
-
-    def _stage_batch(self, spec: StageSpec) -> tuple[int, int]:
-        """Micro batch and accumulation that a stage begins with: never more than its data."""
-        micro = spec.arguments.get(
-            "per_device_train_batch_size", self.args.per_device_train_batch_size
-        )
-        accumulation = spec.arguments.get(
-            "gradient_accumulation_steps", self.args.gradient_accumulation_steps
-        )
-        if not callable(spec.train_dataset):
-            share = max(math.ceil(len(spec.train_dataset) / self.args.world_size), 1)
-            micro = min(micro, share)
-            accumulation = min(accumulation, math.ceil(share / micro))
-        return micro, accumulation
-
-    def _check_past(self, plan: Plan, journal: Journal, root: Path) -> None:
-        """Whether what is done is still there; the newest with the hashes of its files."""
-        done = [stage for stage in plan.stages if journal.is_done(stage.name)]
-        problems = []
-        for stage in done:
-            best = best_model(root, stage.name)
-            found = verify_checkpoint(best, hashes=stage is done[-1])
-            problems += [f"{best} is not what stage '{stage.title}' left: {p}" for p in found]
-        if problems:
-            raise CheckpointError(
-                "; ".join(problems)
-                + ". Put it back, or train that stage and those after it again: "
-                "hftune stages OUTPUT_DIR --restart NUMBER"
-            )
-
-    def _check_room(self, plan: Plan, journal: Journal, root: Path) -> None:
-        size = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        missing = [stage for stage in plan.stages if not journal.is_done(stage.name)]
-        kept = sum(
-            1 + (math.ceil(s.epochs) if self.staging.keep_epoch_weights else 0) for s in missing
-        )
-        checkpoints = (self.args.save_total_limit or 2) + 2  # the best, and the one being written
-        need, free = size * (kept + 3 * checkpoints), free_bytes(root)
-        if free < need:
-            advice = " --keep_epoch_weights false keeps only the best model of each stage."
-            raise ConfigurationError(
-                f"the {len(missing)} stages need about {human_bytes(need)} on the disk of {root}, "
-                f"{human_bytes(free)} are free."
-                + (advice if self.staging.keep_epoch_weights else " Make room first.")
-            )
-
-    def _leftovers(self, plan: Plan, journal: Journal, root: Path) -> list[Path]:
-        """What a stop at the end of a stage left: its checkpoints, and half-written folders."""
-        found = []
-        for stage in plan.stages:
-            folder = root / stage.name / "checkpoints"
-            found += folder.glob(".*.partial")
-            if journal.is_done(stage.name):
-                carried = journal.entry(stage.name)["result"].get("optimizer")
-                found += [c for c in find_checkpoints(folder) if c.name != carried]
-        return found
-
     def _restore_plan(self, root: Path) -> TrainOutput:
         """The plan is finished: what is left is to have its model and its state again."""
-        last = self._stages_done()[-1]
-        reason = self.journal.values["ended"]
-        self._say(
-            f"resume: all {len(self._stages_done())} stages are done, nothing to train"
-            + (f" ({reason})" if reason else "")
-        )
-        self._load_weights(best_model(root, last.name))
-        self.state = TrainerState.load_from_json(str(root / last.name / _STATE))
+        last = self.results[-1]
+        if self.journal.values["ended"]:
+            self._say(
+                f"resume: the run has ended, nothing to train: {self.journal.values['ended']}"
+            )
+        else:
+            self._say(f"resume: all {len(self.results)} stages are done, nothing to train")
+        self._load_weights(best_model(root, last["name"]))
+        self.state = TrainerState.load_from_json(str(root / last["name"] / _STATE))
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.state.is_local_process_zero = self.is_local_process_zero()
-        loss = self.journal.entry(last.name)["result"]["train_loss"]
+        loss = last["train_loss"]
         return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
 
     # A stage
@@ -449,7 +357,9 @@ class StagedMixin(HFTuneMixin):
             finally:
                 self._stage = None
                 seconds = self.journal.entry(stage.name)["seconds"] + time.monotonic() - begin
-                self._note(stage.name, seconds=seconds)
+                # Each for itself: after an error nobody can count on the others.
+                with contextlib.suppress(OSError):
+                    self.journal.note(stage.name, seconds=round(seconds, 1))
             result["seconds"] = round(seconds, 1)
             stage = self._finish_stage(stage, result)
             self._stage_event("on_stage_end", stage, result=result)
@@ -462,7 +372,7 @@ class StagedMixin(HFTuneMixin):
     def _note_begin(self, stage: Stage, spec: StageSpec) -> None:
         def begin() -> dict[str, Any]:
             if self.journal.status(stage.name) is None:
-                batch = self.first_batch(stage, *self._stage_batch(spec))
+                batch = self.first_batch(stage, *spec.batch(self.args))
                 self.journal.note(stage.name, batch=_batch(*batch), attempts=0)
             entry = self.journal.entry(stage.name)
             marker = stage.folder / _NO_MEMORY
@@ -632,81 +542,34 @@ class StagedMixin(HFTuneMixin):
             saved = [c.name for c in find_checkpoints(stage.checkpoints)]
             wanted = f"checkpoint-{step}"
             result["optimizer"] = wanted if wanted in saved else saved[-1]
-        return {**result, **self.stage_result(stage)}
+        return {**result, **self.stage_result(stage, result)}
 
     def _finish_stage(self, stage: Stage, result: dict[str, Any]) -> Stage:
-        """From the journal's entry on the stage is done."""
-        stage_folder = stage.folder
+        """From the journal's entry on the stage is done; returns it, perhaps as the last one."""
 
-        def finish() -> tuple[dict[str, Any], str | None]:
-            entry = self.journal.entry(stage.name)
-            result["attempts"] = entry["attempts"]
-            write_json(
-                stage_folder / _METRICS,
-                {**result, "log_history": read_json(stage_folder / _STATE)["log_history"]},
-            )
-            reason = self.stage_done(stage, [*self.results, result])
+        def finish() -> tuple[dict[str, Any], Stage]:
+            result["attempts"] = self.journal.entry(stage.name)["attempts"]
+            logged = read_json(stage.folder / _STATE)["log_history"]
+            write_json(stage.folder / _METRICS, {**result, "log_history": logged})
+            results = [*self.results, result]
+            reason = None
+            if stage.later:
+                reason = self.end_reason(results, stage.later[0], stage.root)
+            ended = dataclasses.replace(stage, is_last=reason is not None or stage.is_last)
+            self.stage_done(ended, results, reason)
             self.journal.finish(stage.name, result)
-            if reason is not None and not stage.is_last:
-                self.journal.end(reason)
-            return self.journal.values, reason
-
-        self.journal.values, reason = self._on_main(finish)
-        if reason is not None and not stage.is_last:
-            self._say(f"the run ends with stage {stage.number} of {stage.count}: {reason}")
-            stage = dataclasses.replace(stage, is_last=True)
-        if self.is_world_process_zero():
-            for folder in self._leftovers(self.plan, self.journal, stage.root):
+            self.journal.end(reason)
+            if reason is not None:
+                self._say(f"the run ends with stage {stage.number} of {stage.count}: {reason}")
+            for folder in leftovers(self.plan, self.journal, stage.root):
                 unseal_checkpoint(folder)
                 shutil.rmtree(folder, ignore_errors=True)
             if stage.number == 1 and not self.staging.fresh_each_stage:
                 shutil.rmtree(stage.root / _INITIAL, ignore_errors=True)
+            return self.journal.values, ended
+
+        self.journal.values, stage = self._on_main(finish)
         return stage
-
-    # Weights
-
-    def _save_weights(self, folder: Path) -> None:
-        """Writes the model as it is now, loadable with ``from_pretrained``: whole or not at all."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        if self.is_world_process_zero():
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.save_model(str(partial), _internal_call=True)
-        self.accelerator.wait_for_everyone()
-
-        def finish() -> None:
-            seal_checkpoint(partial, step=self.state.global_step, run={})
-            if folder.exists():
-                unseal_checkpoint(folder)
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
-            sync_folder(folder.parent)
-
-        self._on_main(finish)
-
-    def _load_weights(self, folder: Path) -> None:
-        level = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()  # tied weights are "missing" there
-        try:
-            self._load_from_checkpoint(str(folder))
-        finally:
-            transformers.utils.logging.set_verbosity(level)
-
-    def save_epoch(self, epoch: int) -> None:
-        """Keeps the weights after an epoch of a stage; a full disk does not end it.
-
-        Args:
-            epoch (int): 1, 2, ...
-        """
-        folder = self._stage.checkpoints / f"epoch_{epoch}"
-        try:
-            with self.averaged_weights():
-                self._save_weights(folder)
-        except OSError as error:
-            if self.args.world_size > 1:
-                raise
-            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
-            self._save_failed(f"{folder.name} could not be written ({error})")
 
     # What the Trainer and the durable runs call
 
@@ -718,21 +581,6 @@ class StagedMixin(HFTuneMixin):
         if self._stage is not None:
             run["stage"] = {"key": self._stage.planned.key, **self._stage.planned.settings}
         return run
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Any:
-        if self._stage is None or self.staging.stage_optimizer != "carry":
-            return super().create_scheduler(num_training_steps, optimizer)
-        done = self.results
-        before = sum(result["steps"] for result in done)
-        later = sum(stage.steps for stage in self._stage.later)
-        scheduler = super().create_scheduler(before + num_training_steps + later, optimizer)
-        if done:
-            last = self._stages_done()[-1].name
-            folder = self._stage.root / last / "checkpoints" / done[-1]["optimizer"]
-            _carry_on(optimizer or self.optimizer, scheduler, folder, before)
-        return scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         self._evaluating = True
@@ -773,20 +621,6 @@ class StagedMixin(HFTuneMixin):
 
         self.journal.values = self._on_main(note)
 
-    def _on_main(self, work: Callable[[], Any]) -> Any:
-        """Does something in the first process; its result, or its error, is that of all."""
-        outcome: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            try:
-                outcome[0] = work()
-            except (HftuneError, OSError) as error:
-                outcome[1] = error
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
-
     def _stop_if_asked(self, stage: Stage) -> None:
         """A signal between two stages."""
         if self._stop_request.requested():
@@ -823,40 +657,9 @@ class StagedTrainer(StagedMixin, Trainer):
     """
 
 
-class _EpochWeights(TrainerCallback):
-    """Says when an epoch of a stage is over."""
-
-    def __init__(self, trainer: StagedMixin) -> None:
-        self.trainer = trainer
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        whole = state.epoch == int(state.epoch)  # else it was broken off
-        if whole and self.trainer.staging.keep_epoch_weights:
-            self.trainer.save_epoch(int(state.epoch))
-
-
 def _batch(micro: int, accumulation: int, *, reduced: bool = False) -> dict[str, Any]:
     return {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "reduced": reduced,
     }
-
-
-def _carry_on(optimizer: torch.optim.Optimizer, scheduler: Any, folder: Path, steps: int) -> None:
-    """Gives an optimizer the moments of a checkpoint, and its schedule the steps that are done."""
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        raise ConfigurationError(
-            f"stage_optimizer: 'carry' needs a schedule that is a function of the step, found "
-            f"{type(scheduler).__name__}; choose another lr_scheduler_type"
-        )
-    saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-    scheduler.last_epoch = steps
-    rates = []
-    for group, base, factor in zip(
-        optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(steps)
-        rates.append(group["lr"])
-    scheduler._last_lr = rates

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from .errors import HftuneError, NextStageProcess
 from .terminal import console
 
-__all__ = ["run_recipe"]
+__all__ = ["NEXT_STAGE", "run_recipe"]
+
+NEXT_STAGE = "HFTUNE_NEXT_STAGE"
+"""Set in the environment of a process that goes on with the next stage of a run."""
 
 
 def run_recipe(main: Callable[[], None]) -> None:
@@ -32,6 +35,7 @@ def run_recipe(main: Callable[[], None]) -> None:
             os.environ["MASTER_PORT"] = str(following.port)
             # The launcher's own store remembers the group that has ended.
             os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        os.environ[NEXT_STAGE] = "1"
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

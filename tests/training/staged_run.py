@@ -18,7 +18,7 @@ import small_run
 
 from hftune.configuration.arguments import HFTuneArguments
 from hftune.configuration.stage_arguments import StageArguments
-from hftune.training import plan, saving, stages
+from hftune.training import plan, saving, stage_weights, stages
 from hftune.training.stages import StagedTrainer, StageSpec
 from hftune.utils.recipes import run_recipe
 
@@ -127,7 +127,9 @@ def arm(trainer: StagedTrainer, point: str) -> None:
     if kind == "weights":
         kill_at(trainer, "_save_weights", lambda folder: here() and folder.name == "best_model")
     elif kind == "sealed":
-        kill_at(stages, "sync_folder", lambda folder: here() and trainer.state.global_step > 0)
+        kill_at(
+            stage_weights, "sync_folder", lambda folder: here() and trainer.state.global_step > 0
+        )
     elif kind == "journal":
         kill_at(plan, "write_json", journal_says_done)
     elif kind == "rename":
