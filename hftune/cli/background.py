@@ -190,13 +190,17 @@ def _watch_beginning(launch: Launch, process: subprocess.Popen[bytes], seconds: 
 def _wait_for_beginning(launch: Launch, process: subprocess.Popen[bytes], seconds: float) -> None:
     """Until it has ended, has a record of its run, or has gone on for a while after it spoke."""
     end = time.monotonic() + seconds
-    silent_size = launch.log.stat().st_size
+    begin_size = launch.log.stat().st_size
+    silent_size: int | None = None  # of the log, when the recipe had not spoken
     spoke: float | None = None
     while process.poll() is None and time.monotonic() < end and launch.attempt() is None:
+        current = Launch.load(launch.folder)
+        numbers = [one.pid for one in current.training()]
         size = launch.log.stat().st_size
-        if not Launch.load(launch.folder).training():
-            silent_size = size  # the launcher's words
-        elif size > silent_size:
+        if numbers and silent_size is None:
+            # Launchers speak before they start it.
+            silent_size = begin_size if numbers == [current.values["process"]["pid"]] else size
+        if silent_size is not None and size > silent_size:
             spoke = spoke or time.monotonic()
             if time.monotonic() - spoke > _AFTER_WORDS:
                 return
