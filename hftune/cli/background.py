@@ -195,11 +195,12 @@ def _wait_for_beginning(launch: Launch, process: subprocess.Popen[bytes], second
     spoke: float | None = None
     while process.poll() is None and time.monotonic() < end and launch.attempt() is None:
         current = Launch.load(launch.folder)
-        numbers = [one.pid for one in current.training()]
+        command = current.values["process"]
+        training = current.training() if command is not None else []
         size = launch.log.stat().st_size
-        if numbers and silent_size is None:
+        if training and silent_size is None:
             # Launchers speak before they start it.
-            silent_size = begin_size if numbers == [current.values["process"]["pid"]] else size
+            silent_size = begin_size if training[0].pid == command["pid"] else size
         if silent_size is not None and size > silent_size:
             spoke = spoke or time.monotonic()
             if time.monotonic() - spoke > _AFTER_WORDS:
