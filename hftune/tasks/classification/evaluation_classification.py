@@ -102,7 +102,7 @@ class ClassificationEvaluator:
         self.counts: np.ndarray | None = None
 
     def __call__(self, trainer: Any) -> dict[str, float]:
-        """Scores a trainer's model, as it is wrapped for training; every process calls this.
+        """Scores a trainer's model; every process calls this.
 
         Args:
             trainer (Trainer): With the model.
@@ -111,7 +111,7 @@ class ClassificationEvaluator:
             ``accuracy``, ``macro_f1``, ``weighted_f1``, ``loss`` (cross-entropy, in nats) and
             ``calibration_error``.
         """
-        return self.evaluate(trainer.model_wrapped)
+        return self.evaluate(trainer.model)
 
     def evaluate(
         self, model: torch.nn.Module, progress: Callable[[int], Any] | None = None

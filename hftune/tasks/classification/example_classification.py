@@ -1,8 +1,8 @@
 """A small corpus for those who have no data at hand: messages to a shop, English and Korean.
 
-A seeded grammar writes them: eight intents, each with its phrases, in sentences that begin, end and
-digress alike. A message may mention what another intent is about ("I already paid, but ..."), so
-that single words decide little, and people mistype. What it is not: language that people wrote.
+A seeded grammar writes them: eight intents, each with its phrases, in messages that begin and end
+alike. Half of them hold two requests, of which one is over or someone else's, so that words alone
+do not decide, and people mistype. What it is not: language that people wrote.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["example_dataset", "example_rows"]
 
 _ROWS = 4000
+_TWO_REQUESTS = 0.5
 
 # Intent: what is asked for, English and Korean. {} is a thing that was bought.
 _ASKED = {
@@ -73,17 +74,15 @@ _ASKED = {
     ),
 }  # fmt: skip
 
-# What a message says of the other intents: that there is nothing to ask about them.
-_MENTIONED = {
-    "delivery": ("the parcel came in time", "배송은 빨랐고"),
-    "refund": ("i do not want my money back", "환불은 필요 없고"),
-    "cancel": ("i do not want to cancel", "주문 취소는 아니고"),
-    "exchange": ("i do not need another colour or size", "교환은 괜찮고"),
-    "payment": ("the payment went through with my card", "결제는 잘 됐고"),
-    "defect": ("nothing is broken", "고장 난 곳은 없고"),
-    "question": ("i have read the manual and know what it weighs", "설명서는 다 읽었고"),
-    "praise": ("i usually love this shop", "평소에는 마음에 들었고"),
-}
+# Two requests in one message: {0} is what is meant, {1} is over, or someone else's.
+_FRAMES = (
+    ("last week {1}, that is settled, now {0}", "i do not write because {1}, but because {0}",
+     "{0}, and no, it is not that {1}", "my friend says {1}, i say {0}",
+     "{0}, forget what i wrote before: {1}", "first {1}, you solved it, but {0}"),
+    ("지난주에 {1} 했던 건 해결됐고 {0}", "{1} 그게 아니라 {0}",
+     "{0} 그리고 {1} 그 얘기는 아니에요", "친구는 {1} 라는데 저는 {0}",
+     "{0} 전에 쓴 {1} 글은 무시하세요", "{1} 이건 됐고요 {0}"),
+)  # fmt: skip
 _THINGS = (
     "kettle 주전자 lamp 조명 jacket 재킷 headphones 헤드폰 keyboard 키보드 backpack 배낭 tent 텐트 "
     "watch 시계 blender 믹서기 camera 카메라 chair 의자 shoes 신발 phone 휴대폰 umbrella 우산 "
@@ -101,15 +100,14 @@ _CLOSINGS = (
 
 def _message(intent: str, draw: random.Random) -> str:
     language = draw.randrange(2)
-    asked = draw.choice(_ASKED[intent][language])
-    text = asked.format(draw.choice(_THINGS[language::2]))
-    if draw.random() < 0.6:
-        other = draw.choice([name for name in _MENTIONED if name != intent])
-        mentioned = _MENTIONED[other][language]
-        if language:
-            text = f"{mentioned} {text}"
-        else:
-            text = draw.choice((f"{mentioned}, but {text}", f"{text}, although {mentioned}"))
+
+    def asked(name: str) -> str:
+        return draw.choice(_ASKED[name][language]).format(draw.choice(_THINGS[language::2]))
+
+    text = asked(intent)
+    if draw.random() < _TWO_REQUESTS:
+        other = draw.choice([name for name in _ASKED if name != intent])
+        text = draw.choice(_FRAMES[language]).format(text, asked(other))
     parts = (draw.choice(_OPENINGS[language]), text, draw.choice(_CLOSINGS[language]))
     text = " ".join(part for part in parts if part)
     if draw.random() < 0.25:  # two neighbours change places

@@ -45,16 +45,16 @@ class Problems:
         self.bad_rows = 0
         self._rows: list[str] = []
         self._fatal: list[str] = []
-        self._places: set[str] = set()
+        self._last = ""
 
     def row(self, place: str, problem: str) -> None:
         """Adds a row that cannot be used; only the first problem of a row counts."""
-        if place in self._places:
+        if place == self._last:
             return
+        self._last = place
         self.bad_rows += 1
         if len(self._rows) < _SHOWN:
             self._rows.append(f"{place}: {problem}")
-        self._places = {place}  # problems of one row come one after the other
 
     def fatal(self, problem: str) -> None:
         """Adds a problem that no leaving out of rows would solve."""
@@ -205,11 +205,11 @@ class TableFile:
                         'row, or a quote inside a cell is not doubled ("").'
                     )
                     return
-                problems.row(
-                    f"{self}:{first}",
-                    "text after the quote that closes a cell; a quote inside a cell is doubled "
-                    '("")',
-                )
+                problem = "text after the quote that closes a cell; a quote inside is doubled"
+                if lines.number == first:
+                    problems.row(f"{self}:{first}", f'{problem} ("")')
+                else:  # rows that may be good are in between
+                    problems.fatal(f'{self}:{first} to {lines.number}: {problem} ("").')
             yield first, None if lines.bad >= first else cells, lines
 
     def _cell_rows(self, problems: Problems) -> Iterator[tuple[str, list[str]]]:
@@ -293,10 +293,10 @@ class _Lines:
                     good += 1
                 yield re.sub("\r(?!\n)", " ", line) if "\r" in line else line
         self.ended = True
-        if undecoded and good:
+        if undecoded and good and not self._problems.drop:
             self._problems.fatal(
-                f"{table} mixes encodings: {good:,} lines beyond ASCII are {name}, "
-                f"{undecoded:,} are not. Convert those, so that the file has one encoding."
+                f"{table} mixes encodings; lines beyond ASCII in {name}: {good:,}, in another one: "
+                f"{undecoded:,}. Convert those, so that the file has one encoding."
             )
 
     def _bad_line(self, problem: str) -> None:

@@ -148,13 +148,11 @@ class _RawTable:
         path (Path): Arrow stream of place, text and label.
         hashes (uint64 array): Of the texts.
         codes (int32 array): Of the labels, by the number in ``labels``.
-        empty (int): Rows without a text, which are left out.
     """
 
     path: Path
     hashes: np.ndarray
     codes: np.ndarray
-    empty: int
 
 
 def _read(
@@ -172,7 +170,6 @@ def _read(
     )
     hashes, codes = array.array("Q"), array.array("i")
     known: list[str] | None = None
-    total_empty = 0
     with _writer(path, features) as out:
         for source in sources:
             table = source.open()
@@ -202,16 +199,13 @@ def _read(
                 hashes.append(xxhash.xxh3_64_intdigest(encoded, _SPLIT_SEED))
                 codes.append(labels.setdefault(label, len(labels)))
                 out.write({"place": place, "text": text, "label": label})
-            if seen == empty:
-                problems.fatal(
-                    f"{source.name}: all {seen:,} texts in column {columns[0]!r} are empty: "
-                    "is it the right column? Give --text_column."
-                    if seen
-                    else f"{source.name} has no rows that can be read."
+            if seen and seen == empty:
+                raise DataError(
+                    f"{source.name}: all {seen:,} texts in column {columns[0]!r} are empty: is it "
+                    "the right one? Give --text_column."
                 )
-            total_empty += empty
     return (
-        _RawTable(path, np.array(hashes, np.uint64), np.array(codes, np.int32), total_empty),
+        _RawTable(path, np.array(hashes, np.uint64), np.array(codes, np.int32)),
         columns,
         known,
     )
@@ -292,12 +286,11 @@ def _write(
         if split == "train":
             known, trained = order, len(labels)  # labels beyond these are not trained
     _check_unseen(raw, list(labels), trained, problems)
-    if trained < 2:
-        found = ", ".join(map(repr, list(labels)[:1])) or "none"
-        problems.fatal(f"two labels or more are needed to learn to tell them apart, found {found}.")
     problems.raise_if_any()
+    _check_labels(list(labels)[:trained], len(raw["train"].codes), columns)
     if problems.bad_rows:
-        notes.append(f"{problems.bad_rows:,} rows were left out: {problems.shown()[0]}, ...")
+        word = "row was" if problems.bad_rows == 1 else "rows were"
+        notes.append(f"{problems.bad_rows:,} {word} left out, the first: {problems.shown()[0]}")
 
     taken = [split for split in ("validation", "test") if split not in raw]
     parts = {"train": split_rows(raw["train"].hashes, raw["train"].codes, taken)}
@@ -346,6 +339,17 @@ def _write(
     }
 
 
+def _check_labels(labels: list[str], rows: int, columns: tuple[str, str]) -> None:
+    if len(labels) < 2:
+        found = f"all {rows:,} rows have the label {labels[0]!r}" if labels else "there are no rows"
+        raise DataError(f"Two labels or more are needed to learn to tell them apart, but {found}.")
+    if rows >= 20 and len(labels) > rows / 2:
+        raise DataError(
+            f"column {columns[1]!r} has {len(labels):,} different values in {rows:,} rows: these "
+            "are no classes. Give the column of the labels as --label_column."
+        )
+
+
 def _check_unseen(
     raw: dict[str, _RawTable], labels: list[str], trained: int, problems: Problems
 ) -> None:
@@ -381,10 +385,8 @@ def _notes(raw: dict[str, _RawTable], parts: dict[str, np.ndarray], labels: list
                 "too: they are scored as if the model had not seen them."
             )
     sizes = np.bincount(train.codes[parts["train"] == 0], minlength=len(labels))
-    for number, what in ((0, "no training sample"), (1, "one training sample")):
-        few = [labels[i] for i in np.flatnonzero(sizes == number)]
-        if few:
-            notes.append(f"{_named(few)}: {what} each.")
+    if few := [labels[i] for i in np.flatnonzero(sizes == 1)]:
+        notes.append(f"{_named(few)}: one training sample, from which little is learned.")
     for split in ("validation", "test"):
         codes, part = (raw[split].codes, parts[split]) if split in raw else (
             train.codes, parts["train"]
@@ -394,7 +396,8 @@ def _notes(raw: dict[str, _RawTable], parts: dict[str, np.ndarray], labels: list
             labels[i] for i in np.flatnonzero(np.bincount(chosen, minlength=len(labels)) == 0)
         ]
         if absent and len(chosen):
-            notes.append(f"{_named(absent)}: no {split} sample, the scores say nothing of it.")
+            why = "" if split in raw else " (too few texts to take one)"
+            notes.append(f"{_named(absent)}: no {split} sample{why}; no score says how good it is.")
     return notes
 
 
