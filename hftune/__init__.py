@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "callbacks.best_metrics": ["BestMetricsCallback"],
         "callbacks.gradient_health": ["GradientHealthCallback"],
         "callbacks.registry": ["ModelRegistryCallback"],
+        "callbacks.resources": ["ResourceMonitor"],
         "callbacks.tracking": ["ExperimentTrackingCallback"],
         "callbacks.wandb_mirror": ["WandbCallback"],
         "configuration.arguments": ["HFTuneArguments"],
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from .callbacks.best_metrics import BestMetricsCallback as BestMetricsCallback
     from .callbacks.gradient_health import GradientHealthCallback as GradientHealthCallback
     from .callbacks.registry import ModelRegistryCallback as ModelRegistryCallback
+    from .callbacks.resources import ResourceMonitor as ResourceMonitor
     from .callbacks.tracking import ExperimentTrackingCallback as ExperimentTrackingCallback
     from .callbacks.wandb_mirror import WandbCallback as WandbCallback
     from .configuration.arguments import HFTuneArguments as HFTuneArguments
