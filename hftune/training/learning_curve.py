@@ -30,11 +30,11 @@ __all__ = ["CurvePoint", "LearningCurve", "Prediction", "expected_gain", "fit_le
 
 _LEAST_POINTS = 3
 _DRAWS = 4000  # curves that stand for all that agree with the points
-_CELL_DRAWS = 64  # of level and rise, for each shape and size of noise
+_CELL_DRAWS = 32  # of level and rise, for each shape and size of noise
 # What follows was chosen by coverage and width on simulated curves (of the form, undertrained at
 # the start, sigmoid, with noise of training) and on measured ones of four text sets.
 _EXPONENTS = np.geomspace(0.05, 4.0, 30)
-_LATE_STARTS = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])  # d, as a multiple of the first size
+_LATE_STARTS = np.append(0.0, np.geomspace(0.5, 16.0, 18))  # d, as a multiple of the first size
 _NOISES = np.exp(np.linspace(-2.0, 3.5, 12))  # multiples of the scale that is expected
 _NOISE_OF_RISE, _NOISE_OF_EVALUATION = 0.025, 0.5  # that scale
 _FALLING = 0.1  # weight of curves on which more data make the score worse

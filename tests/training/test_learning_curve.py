@@ -35,7 +35,7 @@ def test_a_curve_without_noise_is_recovered(a, b, c):
     truth = power_law(10_000, a, b, c)
     prediction = curve.predict(10_000)
     assert prediction.value == pytest.approx(truth, abs=0.01)
-    assert prediction.low < truth < prediction.high < prediction.low + 0.1
+    assert prediction.low < truth < prediction.high < prediction.low + 0.12
 
 
 @pytest.mark.parametrize("start", ["of the form", "undertrained"])
@@ -44,7 +44,7 @@ def test_coverage_and_width_on_simulated_runs(start):
     rng = np.random.default_rng(5)
     sizes = 10_000 * np.arange(1, 11) / 10
     hits, widths, errors, last = [], [], [], []
-    for _ in range(100):
+    for _ in range(50):
         c, b, gap = rng.uniform(0.6, 0.98), rng.uniform(0.1, 1.2), rng.uniform(0.03, 0.5)
         scores = c - gap * (sizes / sizes[0]) ** -b
         if start == "undertrained":
