@@ -45,8 +45,8 @@ from hftune.tasks.weather.report_weather import write_weather_report
 from hftune.tasks.weather.samples import collate
 from hftune.tasks.weather.scores_render import render_scores
 from hftune.training.trainer import HFTuneTrainer
-from hftune.utils.errors import HftuneError
 from hftune.utils.files import write_json
+from hftune.utils.recipes import run_recipe
 from hftune.utils.seeds import seed_everything
 from hftune.utils.terminal import console, is_main_process, progress
 
@@ -161,8 +161,4 @@ def _scored(what: str, evaluator: ForecastEvaluator, model):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HftuneError as error:
-        console().print(f"error: {error}", style="red", markup=False)
-        sys.exit(2)
+    run_recipe(main)

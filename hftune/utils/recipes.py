@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from .errors import HftuneError, NextStageProcess
+from .errors import HftuneError, NextStageProcess, TrainingInterrupted
 from .terminal import console
 
 __all__ = ["NEXT_STAGE", "run_recipe"]
@@ -27,6 +27,9 @@ def run_recipe(main: Callable[[], None]) -> None:
     """
     try:
         main()
+    except TrainingInterrupted:
+        _meet()  # a launcher ends all processes once one has ended: first the record is written
+        raise
     except HftuneError as error:
         console().print(f"error: {error}", style="red", markup=False)
         sys.exit(2)
@@ -39,3 +42,11 @@ def run_recipe(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _meet() -> None:
+    """Waits for the other processes of a distributed run, which all come here."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
