@@ -31,8 +31,9 @@ __all__ = ["CurvePoint", "LearningCurve", "Prediction", "expected_gain", "fit_le
 _LEAST_POINTS = 3
 _DRAWS = 4000  # curves that stand for all that agree with the points
 _CELL_DRAWS = 32  # of level and rise, for each shape and size of noise
-# What follows was chosen by coverage and width on simulated curves (of the form, undertrained at
-# the start, sigmoid, with noise of training) and on measured ones of four text sets.
+# What follows was chosen by coverage and width, on simulated curves (of the form, undertrained at the
+# start, sigmoid, with noise of training: nearly all of the full scores inside what four stages said)
+# and on 60 measured ones of three text sets (9 of 10 inside; most of the rest had not begun to rise).
 _EXPONENTS = np.geomspace(0.05, 4.0, 30)
 _LATE_STARTS = np.append(0.0, np.geomspace(0.5, 16.0, 18))  # d, as a multiple of the first size
 _NOISES = np.exp(np.linspace(-2.0, 3.5, 12))  # multiples of the scale that is expected
