@@ -29,8 +29,8 @@ class NaiveBayes:
     """Multinomial naive Bayes on n-grams of 2 to 4 characters, the same for all languages.
 
     The n-grams of a text, with a space before and behind it and in lower case, fall into a fixed
-    number of features by a hash; a feature counts once a text. Classes have the prior of the
-    training samples, features a smoothing of 0.1.
+    number of features by a hash; a feature counts once a text. Classes have their share of the
+    training samples as a prior, features that occur there a smoothing of 0.1.
 
     Args:
         texts (sequence of str): Training texts.
@@ -51,9 +51,11 @@ class NaiveBayes:
         for start, rows, features in self._chunks(texts):
             pairs = labels[start + rows].astype(np.int64) * self.features + features
             counts += np.bincount(pairs, minlength=len(counts)).astype(np.float32)
-        counts = counts.reshape(classes, self.features) + np.float32(0.1)
-        weights = np.log(counts / counts.sum(1, keepdims=True))
-        self._weights = np.ascontiguousarray(weights.T)
+        counts = counts.reshape(classes, self.features).T
+        seen = counts.any(1)
+        # What no training text has says nothing.
+        self._weights = np.zeros(counts.shape, np.float32)
+        self._weights[seen] = np.log((counts[seen] + 0.1) / (counts.sum(0) + 0.1 * seen.sum()))
         self._prior = np.log((np.bincount(labels, minlength=classes) + 0.1) / len(labels))
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:

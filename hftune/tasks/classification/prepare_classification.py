@@ -57,7 +57,7 @@ class ClassificationData:
     fingerprint: str
     seed: int
     sources: dict[str, list[str]]
-    _tables: TextTables
+    _tables: TextTables = dataclasses.field(repr=False)
 
     def texts(self, split: str) -> datasets.Column:
         """Returns the texts of ``train``, ``validation`` or ``test``, read when they are looked at.
