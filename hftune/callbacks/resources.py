@@ -180,10 +180,9 @@ class ResourceMonitor(TrainerCallback):
 
     def _cpu_percent(self, span: _Span) -> float:
         now, cpu_seconds = self._latest
-        seconds = now - span.began
-        return (
-            round(100 * max(0.0, cpu_seconds - span.cpu_seconds) / seconds, 1) if seconds else 0.0
-        )
+        if now == span.began:
+            return 0.0
+        return round(100 * max(0.0, cpu_seconds - span.cpu_seconds) / (now - span.began), 1)
 
     def _warn(self, memory: int, args: Any, state: Any) -> None:
         if not state.is_local_process_zero:
