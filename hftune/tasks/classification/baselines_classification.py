@@ -6,13 +6,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["NaiveBayes", "majority_baseline"]
+from .scores_classification import accuracy, confusion_counts, macro_f1, weighted_f1
+
+__all__ = ["NaiveBayes", "baseline_scores", "majority_baseline"]
 
 _GRAMS = (2, 3, 4)
 _MOST_WEIGHTS = 1 << 24
 _MOST_FEATURES = 1 << 18
 _CHUNK = 1 << 22  # numbers that are held at a time
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def baseline_scores(
+    train_texts: Sequence[str],
+    train_labels: np.ndarray,
+    texts: Sequence[str],
+    labels: np.ndarray,
+    classes: int,
+) -> dict[str, dict[str, float]]:
+    """Scores the baselines on the examples that a model is scored on.
+
+    Args:
+        train_texts, train_labels: What they learn from.
+        texts, labels: What they are scored on.
+        classes (int): Number of classes.
+
+    Returns:
+        ``accuracy``, ``macro_f1`` and ``weighted_f1`` of ``majority`` and of ``naive_bayes``. Some
+        seconds for ten thousand training texts.
+    """
+    predictions = {
+        "majority": majority_baseline(train_labels, len(texts)),
+        "naive_bayes": NaiveBayes(train_texts, train_labels, classes).predict(texts),
+    }
+    metrics = {"accuracy": accuracy, "macro_f1": macro_f1, "weighted_f1": weighted_f1}
+    scores = {}
+    for name, predicted in predictions.items():
+        counts = confusion_counts(labels, predicted, classes)
+        scores[name] = {metric: float(score(counts)) for metric, score in metrics.items()}
+    return scores
 
 
 def majority_baseline(train_labels: np.ndarray, count: int) -> np.ndarray:
