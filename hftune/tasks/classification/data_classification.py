@@ -169,6 +169,16 @@ class DatasetSource:
         feature = self.dataset.features[label]
         return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
+    def unlabelled(self, label: str) -> bool:
+        """Whether all its class numbers are -1, which stands for no label.
+
+        Args:
+            label (str): Name of the column.
+        """
+        if label not in self.columns or self.class_names(label) is None:
+            return False
+        return all(number == -1 for number in self.dataset[label])
+
 
 def resolve_columns(
     source: TableFile | DatasetSource, name: str, arguments: ClassificationDataArguments

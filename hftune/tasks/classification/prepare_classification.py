@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import json
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import xxhash
 
 from ...training.subsets import sample_keys
 from ...utils.errors import ConfigurationError
+from ...utils.files import file_hash
 from ...utils.terminal import console, is_main_process
 from .arguments_classification import ClassificationDataArguments, ClassificationModelArguments
 from .data_classification import SPLITS, find_sources
@@ -135,7 +138,7 @@ def prepare_classification(
         config, tokenizer = load_pretrained_config(name), load_pretrained_tokenizer(name)
         order = model_labels(config)
         max_length = _max_length(data_args.max_length, name, config, tokenizer)
-        tokenized_by = tokenizer.backend_tokenizer.to_str()
+        tokenized_by = _tokenizer_hashes(tokenizer)
     sources = find_sources(data_args)
     content = {
         "format": FORMAT,
@@ -164,13 +167,11 @@ def prepare_classification(
                 tables = load_tables(folder)
     # Workers of a data loader are forked from here; the library warns of that in each of them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if tokenizer is None:
-        tokenizer = load_pretrained_tokenizer(str(folder / "tokenizer"))
     columns = ["input_ids", "attention_mask", "labels"]
     data = ClassificationData(
         **{split: tables.tables[split].select_columns(columns) for split in SPLITS},
         label_names=tuple(tables.manifest["labels"]),
-        tokenizer=tokenizer,
+        tokenizer=load_pretrained_tokenizer(str(folder / "tokenizer")),
         max_length=max_length,
         fingerprint=fingerprint,
         seed=seed,
@@ -190,6 +191,16 @@ def _max_length(given: int | None, name: str, config: Any, tokenizer: Any) -> in
             f"max_length is {given}, but {name} takes {most} tokens at the most."
         )
     return given or min(_MAX_LENGTH, most)
+
+
+def _tokenizer_hashes(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {
+            path.name: file_hash(path)
+            for path in sorted(Path(folder).iterdir())
+            if path.name != "tokenizer_config.json"  # says where it came from
+        }
 
 
 def _say(tables: TextTables, reused: bool) -> None:

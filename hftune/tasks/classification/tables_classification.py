@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import tempfile
@@ -182,6 +183,9 @@ def _read(
             seen = empty = 0
             for place, value, answer in table.rows(*columns, problems):
                 seen += 1
+                if isinstance(value, (dict, list)) or isinstance(answer, (dict, list)):
+                    problems.row(place, "a list or an object, expected a text and a label")
+                    continue
                 text, label = clean_text(value), clean_label(answer)
                 if not text:
                     empty += 1
@@ -247,9 +251,11 @@ def write_tables(
             are those of the data.
 
     Raises:
-        DataError: With all problems of the data.
+        DataError: With all problems of the data, or if the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for killed in folder.parent.glob(f".{folder.name}.*.tmp"):  # the caller holds the lock
+        shutil.rmtree(killed, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         manifest = _write(partial, sources, arguments, make_tokenizer, max_length, label_order)
@@ -261,6 +267,12 @@ def write_tables(
         shutil.rmtree(folder, ignore_errors=True)  # one that did not load
         os.replace(partial, folder)
         sync_folder(folder.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError(
+            f"the disk of {folder.parent} is full: make room, or set HFTUNE_HOME to a larger one."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -279,6 +291,9 @@ def _write(
     raw: dict[str, _RawTable] = {}
     columns, known = None, None
     for split in [name for name in SPLITS if name in sources]:
+        if split != "train" and _is_unlabelled(sources[split], columns[1]):
+            notes.append(f"{sources[split][0].name} has no labels and is left out.")
+            continue
         table, columns, order = _read(
             sources[split], columns, arguments, labels, problems, folder / f"{split}.raw"
         )
@@ -337,6 +352,13 @@ def _write(
         "notes": notes,
         "sizes": {f"{split}.arrow": (folder / f"{split}.arrow").stat().st_size for split in SPLITS},
     }
+
+
+def _is_unlabelled(sources: Sequence[FileSource | DatasetSource], column: str) -> bool:
+    """Whether this is a test split as competitions publish it."""
+    return all(
+        isinstance(source, DatasetSource) and source.unlabelled(column) for source in sources
+    )
 
 
 def _check_labels(labels: list[str], rows: int, columns: tuple[str, str]) -> None:

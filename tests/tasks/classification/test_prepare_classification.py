@@ -296,6 +296,17 @@ def test_a_damaged_table_is_made_anew(table):
     assert left == {data.fingerprint, f"{data.fingerprint}.lock"}
 
 
+def test_what_a_killed_run_left_is_removed(table):
+    train = table("a.csv", TABLE)
+    data = prepare(train)
+    cache = hftune_home() / "cache" / "classification"
+    os.rename(cache / data.fingerprint, cache / f".{data.fingerprint}.abc.tmp")
+    (cache / ".other.abc.tmp").mkdir()
+    assert prepare(train).train[:] == data.train[:]
+    left = {path.name for path in cache.iterdir()}
+    assert left == {data.fingerprint, f"{data.fingerprint}.lock", ".other.abc.tmp"}
+
+
 def test_nothing_is_left_of_data_with_problems(table):
     error(table("a.csv", TABLE + ",pos\n"))
     cache = hftune_home() / "cache" / "classification"
@@ -357,6 +368,19 @@ def test_saved_datasets_keep_their_splits_and_the_order_of_their_classes(table, 
     assert list(data.texts("test")) == [text for text, _ in ROWS[50:]]
     assert [data.label_names[i] for i in data.labels("test")] == [label for _, label in ROWS[50:]]
     assert prepare("saved").fingerprint == data.fingerprint
+
+
+def test_a_test_split_without_labels_is_left_out(table):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["pos", "neg"])}
+    )
+    rows = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]}
+    train = datasets.Dataset.from_dict(rows, features)
+    test = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features)
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk("saved")
+    data = prepare("saved")
+    assert data.describe()["notes"] == ["saved (test) has no labels and is left out."]
+    assert len(data.test) == 6
 
 
 def test_parquet(table):
