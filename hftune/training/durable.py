@@ -152,12 +152,13 @@ class DurableRuns(WholeSaves):
                     trial=trial,
                     ignore_keys_for_eval=ignore_keys_for_eval,
                 )
+                # A signal after the last step has reached one process: all of them end for it.
+                stopping = self._stop_request.requested()
         finally:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, HftuneProgressCallback):
                     callback.close()
-        # A signal after the last step has reached one process: all of them end for it.
-        if self._stop_request.requested():
+        if stopping:
             saved = None if self._last_saved is None else str(self._last_saved)
             stopped = TrainingInterrupted(
                 self._stop_request.signal_name, self.state.global_step, saved

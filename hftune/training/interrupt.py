@@ -32,6 +32,11 @@ class StopRequest:
     In a SLURM job SIGUSR1 is a request too: ``sbatch --signal=USR1@90`` announces with it that the
     time is up in 90 seconds. It only warns: the SIGTERM that follows is the first one.
 
+    Attributes:
+        heard (str or None): The signal that this process was sent.
+        signal_name (str or None): The signal that the run stops for. It is the same moment in all
+            processes: set by :meth:`requested`.
+
     Example:
         >>> stop = StopRequest()
         >>> with stop.listening():
@@ -40,6 +45,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
+        self.heard: str | None = None
         self.signal_name: str | None = None
         self._listening = False
         self._first = math.inf  # when this process was told so itself, by a monotonic clock
@@ -50,7 +56,8 @@ class StopRequest:
         if self._listening:
             yield
             return
-        self.signal_name, self._first = None, math.inf
+        self.heard = self.signal_name = None
+        self._first = math.inf
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -71,27 +78,27 @@ class StopRequest:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             self._first = min(self._first, now)
-        if self.signal_name is not None:
+        if self.heard is not None:
             return
-        self._stop_for(signal.Signals(number).name)
+        self.heard = signal.Signals(number).name
+        exits.announce_stop(self.heard)  # the callbacks ask there
         # No logging here: the signal may have come in the middle of a write.
-        os.write(2, f"\n{self.signal_name}: finishing this step, then saving\n".encode())
+        os.write(2, f"\n{self.heard}: finishing this step, then saving\n".encode())
 
     def requested(self) -> bool:
         """Whether any process of the run was told to stop; the same answer in all of them."""
-        mine = self.signal_name is not None
-        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-            return mine
-        device = "cpu" if torch.distributed.get_backend() == "gloo" else torch.cuda.current_device()
-        flag = torch.tensor([float(mine)], device=device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        if flag.item() and not mine:
-            self._stop_for("a signal to another process")
-        return bool(flag.item())
-
-    def _stop_for(self, signal_name: str) -> None:
-        self.signal_name = signal_name
-        exits.announce_stop(signal_name)  # the callbacks ask there
+        told = self.heard is not None
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            gloo = torch.distributed.get_backend() == "gloo"
+            flag = torch.tensor(
+                [float(told)], device="cpu" if gloo else torch.cuda.current_device()
+            )
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            told = bool(flag.item())
+        if told and self.signal_name is None:
+            self.signal_name = self.heard or "a signal to another process"
+            exits.announce_stop(self.signal_name)
+        return told
 
 
 def ignore_stop_signals() -> None:

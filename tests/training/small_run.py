@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,15 +172,33 @@ def signal_at(trainer: HFTuneTrainer, step: int, number: int = signal.SIGTERM) -
     trainer.floating_point_ops = signalled
 
 
+def wait_at(trainer: HFTuneTrainer, step: int) -> None:
+    """Has this process wait for a signal within the step after ``step``."""
+    original = trainer.floating_point_ops
+
+    def waiting(inputs):
+        if trainer.state.global_step == step:
+            Path(trainer.args.output_dir, f"waiting_{trainer.args.process_index}").touch()
+            end = time.monotonic() + 60
+            while trainer._stop_request.heard is None and time.monotonic() < end:
+                time.sleep(0.02)
+        return original(inputs)
+
+    trainer.floating_point_ops = waiting
+
+
 def run(output_dir: str | Path, settings: dict, change: Callable | None = None) -> None:
     """A run from start to results; ``kill``, ``stop`` and ``stop_rank`` say what happens to it.
 
-    ``change`` is given the trainer before it trains.
+    With ``wait`` each process stays within the step after that one until a signal comes; the file
+    ``waiting_RANK`` says that it does. ``change`` is given the trainer before it trains.
     """
     settings = dict(settings)
     kill, stop = settings.pop("kill", None), settings.pop("stop", None)
-    rank = settings.pop("stop_rank", 0)
+    rank, wait = settings.pop("stop_rank", 0), settings.pop("wait", None)
     trainer = make_trainer(output_dir, **settings)
+    if wait:
+        wait_at(trainer, wait)
     if change is not None:
         change(trainer)
     if kill:
