@@ -40,12 +40,26 @@ from hftune.tasks.classification.arguments_classification import (
     ClassificationDataArguments,
     ClassificationModelArguments,
 )
+from hftune.tasks.classification.baselines_classification import baseline_scores
 from hftune.tasks.classification.evaluation_classification import ClassificationEvaluator
 from hftune.tasks.classification.modeling_classification import build_model
-from hftune.tasks.classification.prepare_classification import prepare_classification
+from hftune.tasks.classification.prepare_classification import (
+    ClassificationData,
+    prepare_classification,
+)
+from hftune.tasks.classification.report_classification import (
+    classification_scores,
+    classification_sections,
+    render_scores,
+)
 from hftune.training.progressive import ProgressiveTrainer
+from hftune.training.progressive_results import SUMMARY
+from hftune.training.report_progressive import ProgressiveReport, write_progressive_report
+from hftune.utils.files import write_json
 from hftune.utils.recipes import run_recipe
 from hftune.utils.terminal import console, is_main_process
+
+TITLE = "Progressive training"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         configuration=settings.as_dict(),
         seeds={"seed": args.seed, "data_seed": args.data_seed},
     ) as record:
-        callbacks = run_callbacks(record, tracking)
+        callbacks = [*run_callbacks(record, tracking), ProgressiveReport(TITLE)]
 
         # 1. Data: read, checked, split and tokenised once; a stage is a selection of rows
         with record.timed("data"):
@@ -121,14 +135,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         # 4. Scores on the test samples, beside simple baselines
         test = evaluator(data.test)
         with record.timed("evaluation"):
-            scores = test(trainer)
+            measured = {f"test_{name}": value for name, value in test(trainer).items()}
         if is_main_process():
-            measured = {f"test_{name}": value for name, value in scores.items()}
-            record.update(results=scores)
+            scores = classification_scores(test, _baselines(data))
+            write_json(output_dir / "scores.json", scores)
+            record.update(results=scores["summary"])
             trainer.log(measured)  # into the record and its mirrors
             register_best_model(record, tracking, trainer, output_dir / "model", measured)
             record.finish()
+            sections = classification_sections(test, data.texts("test"), scores["baselines"])
+            report = write_progressive_report(trainer, TITLE, sections)
+            say(render_scores(scores))
+            say(f"Stages: {output_dir / SUMMARY}\nScores: {output_dir / 'scores.json'}")
+            say(f"Report: {report}")
         trainer.end()
+
+
+def _baselines(data: ClassificationData) -> dict[str, dict[str, float]]:
+    return baseline_scores(
+        data.texts("train"),
+        data.labels("train"),
+        data.texts("test"),
+        data.labels("test"),
+        len(data.label_names),
+    )
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class StagedMixin(StageWeights):
 
     Callbacks may have ``on_stage_begin(args, state, control, stage=..., **kwargs)`` and
     ``on_stage_end(args, state, control, stage=..., result=..., **kwargs)``, with a
-    :class:`~hftune.training.plan.Stage`. Between them ``args.output_dir`` is the folder of the
-    stage's checkpoints.
+    :class:`~hftune.training.plan.Stage`, and among the others ``trainer=``. Between them
+    ``args.output_dir`` is the folder of the stage's checkpoints.
 
     Where a batch is too large for the memory, the stage goes on from its last checkpoint with half
     the micro batch and twice the accumulation: the same samples a step.
@@ -82,6 +82,11 @@ class StagedMixin(StageWeights):
         plan_settings (mapping): What all stages have in common, as JSON has it; a run with other
             ones is another plan.
         **kwargs: As for :class:`~hftune.training.trainer.HFTuneMixin`.
+
+    Attributes:
+        root (Path): Folder of the run, also while ``args.output_dir`` is that of a stage.
+        plan (Plan): What the run goes through, once ``train()`` has begun.
+        results (list of dict): What the stages that are done have reached.
 
     Raises:
         ConfigurationError: With everything that is wrong with the stages.
@@ -103,8 +108,8 @@ class StagedMixin(StageWeights):
         self.staging = staging or StageArguments()
         self.plan_settings = dict(plan_settings or {})
         self._stage: Stage | None = None
-        self._carried: Path | None = None
         super().__init__(model=model, args=args, **kwargs)
+        self.root = Path(self.args.output_dir)
         problems = self._stage_problems(kwargs)
         if problems:
             raise ConfigurationError(problems)
@@ -210,7 +215,7 @@ class StagedMixin(StageWeights):
     ) -> TrainOutput:
         if trial is not None:
             raise ConfigurationError("a hyperparameter search cannot go through stages")
-        root = Path(self.args.output_dir)
+        root = self.root = Path(self.args.output_dir)
         if self.is_world_process_zero():
             self._log_files.open(root)
         with self._stop_request.listening():
@@ -612,7 +617,15 @@ class StagedMixin(StageWeights):
         for callback in self.callback_handler.callbacks:
             method = getattr(callback, event, None)  # of those that know stages
             if method is not None:
-                method(self.args, self.state, self.control, stage=stage, model=self.model, **more)
+                method(
+                    self.args,
+                    self.state,
+                    self.control,
+                    stage=stage,
+                    model=self.model,
+                    trainer=self,
+                    **more,
+                )
 
     def _note(self, name: str, **entries: Any) -> None:
         def note() -> dict[str, Any]:
