@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from hftune.configuration.arguments import HFTuneArguments
-from hftune.training import saving
+from hftune.training import checkpoints, saving
 from hftune.training.trainer import HFTuneTrainer
 
 SAMPLES = 75
@@ -123,8 +123,9 @@ def results(trainer: HFTuneTrainer) -> dict:
 
 
 def arm(trainer: HFTuneTrainer, point: str) -> None:
-    """Has this process killed at a point: ``step:N``, or in the save of step N at ``model:N``,
-    ``optimizer:N``, ``manifest:N`` (each before that file), ``rotation:N``.
+    """Has this process killed at a point: ``step:N``, ``evaluation:N``, or in the save of step N at
+    ``model:N``, ``optimizer:N``, ``manifest:N`` (each before that file), ``rotation:N``,
+    ``deleting:N`` (an old checkpoint is no longer one, its files are there), ``quarantine:0``.
     """
     kind, _, number = point.partition(":")
 
@@ -144,7 +145,8 @@ def arm(trainer: HFTuneTrainer, point: str) -> None:
         "optimizer": (trainer, "_save_optimizer_and_scheduler"),
         "manifest": (saving, "seal_checkpoint"),
         "rotation": (saving, "rotate_checkpoints"),
-        "evaluation": (trainer, "evaluator"),
+        "deleting": (checkpoints.shutil, "rmtree"),
+        "quarantine": (checkpoints.os, "replace"),
     }
     if kind == "evaluation":
         inner = trainer.evaluator
