@@ -88,7 +88,7 @@ def progressive_sections(trainer: ProgressiveMixin) -> list[Section]:
             [
                 Cell(result["title"], strong=True),
                 result["samples"],
-                result["epochs"],
+                f"{result['epochs']:g}",
                 Cell(
                     f"{micro} × {batch['gradient_accumulation_steps']}",
                     note="found: a larger one did not fit" if batch["reduced"] else "",
@@ -103,7 +103,8 @@ def progressive_sections(trainer: ProgressiveMixin) -> list[Section]:
                     note="more than max_memory_mb" if memory["exceeded"] else "",
                 ),
                 result["attempts"],
-                result["start_weights"],
+                # stage_1_10pct/checkpoints/best_model
+                result["start_weights"].partition("/")[0],
             ]
         )
     head = ["", "samples", "epochs", "batch", "steps", trainer.score_name, "best step", "time"]
