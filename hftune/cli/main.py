@@ -21,6 +21,7 @@ COMMANDS = {
     "models": "registered models: find, compare, promote, verify, export",
     "runs": "recorded runs: list, show, compare, watch, report, export",
     "simulate": "write a simulated atmosphere to train on",
+    "stages": "runs in stages: how far they are, training some of them again",
 }
 """Help line by command; ``hftune x`` runs ``hftune.cli.x.main(arguments)``."""
 
