@@ -29,6 +29,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tasks.weather.store": ["open_fields"],
         "tracking.registry": ["ModelRegistry"],
         "tracking.tracker": ["ExperimentTracker"],
+        "training.augmentation": ["AugmentedDataset"],
+        "training.progressive": ["ProgressiveTrainer"],
+        "training.stage_spec": ["StageSpec"],
+        "training.stages": ["StagedTrainer"],
         "training.trainer": ["HFTuneTrainer"],
     },
 )
@@ -51,4 +55,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from .tasks.weather.store import open_fields as open_fields
     from .tracking.registry import ModelRegistry as ModelRegistry
     from .tracking.tracker import ExperimentTracker as ExperimentTracker
+    from .training.augmentation import AugmentedDataset as AugmentedDataset
+    from .training.progressive import ProgressiveTrainer as ProgressiveTrainer
+    from .training.stage_spec import StageSpec as StageSpec
+    from .training.stages import StagedTrainer as StagedTrainer
     from .training.trainer import HFTuneTrainer as HFTuneTrainer

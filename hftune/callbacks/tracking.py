@@ -49,7 +49,8 @@ class ExperimentTrackingCallback(TrainerCallback):
     - ``step_seconds_mean`` and ``step_seconds_slowest``, over the steps of all processes;
     - ``steps_per_second`` and ``samples_per_second`` since the last log;
     - ``process_memory_bytes`` of the first process, and ``gpu_memory_bytes``, the most that
-      PyTorch had allocated on its GPU so far.
+      PyTorch had allocated on its GPU so far (beside a
+      :class:`~hftune.callbacks.resources.ResourceMonitor`: in this stage or training).
 
     A run in stages is one run: what is logged belongs to the stage it was logged in.
 

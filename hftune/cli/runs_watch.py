@@ -214,7 +214,7 @@ def _curves(follower: Follower, width: int) -> RenderableType:
             name == "eval_loss",
             name.startswith("eval") and not name.endswith(("_runtime", "_per_second")),
             name in ("learning_rate", "grad_norm"),
-            name.endswith("memory_bytes"),
+            "memory" in name,
         ]
         return (order.index(True) if True in order else len(order), name)
 
