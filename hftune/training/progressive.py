@@ -91,6 +91,9 @@ class ProgressiveMixin(StagedMixin):
         stages = progressive_stages(
             self.progressive, train_dataset, sample_keys, sample_labels, args.data_seed
         )
+        # Before the others: what it adds to the logs, the tracking callback records.
+        own = ResourceMonitor(max_memory_mb=self.progressive.max_memory_mb)
+        kwargs["callbacks"] = [own, *(kwargs.get("callbacks") or [])]
         super().__init__(
             model,
             args,
@@ -103,12 +106,11 @@ class ProgressiveMixin(StagedMixin):
             },
             **kwargs,
         )
-        if self._monitor() is None:
-            self.add_callback(ResourceMonitor(max_memory_mb=self.progressive.max_memory_mb))
-
-    def _monitor(self) -> ResourceMonitor | None:
-        callbacks = self.callback_handler.callbacks
-        return next((c for c in callbacks if isinstance(c, ResourceMonitor)), None)
+        monitors = [c for c in self.callback_handler.callbacks if isinstance(c, ResourceMonitor)]
+        if len(monitors) > 1:  # the user has brought one
+            self.remove_callback(own)
+            monitors.remove(own)
+        self._monitor = monitors[0]
 
     # Stages
 
@@ -127,7 +129,7 @@ class ProgressiveMixin(StagedMixin):
         return smaller
 
     def stage_result(self, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"resources": self._monitor().peak}
+        found: dict[str, Any] = {"resources": self._monitor.peak}
         if isinstance(self.evaluator, ResampledEvaluator):
             # Of the best model, which is loaded; the last evaluation may have been another's.
             metrics = self.evaluator(self)

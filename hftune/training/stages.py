@@ -377,8 +377,10 @@ class StagedMixin(StageWeights):
     def _note_begin(self, stage: Stage, spec: StageSpec) -> None:
         def begin() -> dict[str, Any]:
             if self.journal.status(stage.name) is None:
-                batch = self.first_batch(stage, *spec.batch(self.args))
-                self.journal.note(stage.name, batch=_batch(*batch), attempts=0)
+                wanted = spec.batch(self.args)
+                batch = self.first_batch(stage, *self._as_found(*wanted))
+                noted = _batch(*batch, reduced=batch != wanted)
+                self.journal.note(stage.name, batch=noted, attempts=0)
             entry = self.journal.entry(stage.name)
             marker = stage.folder / _NO_MEMORY
             if marker.is_file():  # a process of an earlier attempt ran out of memory
@@ -393,6 +395,14 @@ class StagedMixin(StageWeights):
             return self.journal.values
 
         self.journal.values = self._on_main(begin)
+
+    def _as_found(self, micro: int, accumulation: int) -> tuple[int, int]:
+        """A micro batch no larger than what fitted in the stage before."""
+        before = self.results[-1]["batch"] if self.results else {"reduced": False}
+        smaller: tuple[int, int] | None = (micro, accumulation)
+        while before["reduced"] and smaller and smaller[0] > before["per_device_train_batch_size"]:
+            smaller = halve_batch(*smaller)
+        return smaller or (micro, accumulation)
 
     @contextlib.contextmanager
     def _stage_arguments(self, stage: Stage, spec: StageSpec) -> Iterator[None]:

@@ -37,7 +37,9 @@ class Resampled(small_run.Evaluate):
         return self.errors[drawn].mean(1)
 
 
-def make_trainer(output_dir, progressive=None, staging=None, callbacks=None, **settings):
+def make_trainer(
+    output_dir, progressive=None, staging=None, callbacks=None, hungry=False, **settings
+):
     defaults = dict(
         output_dir=str(output_dir),
         per_device_train_batch_size=4,
@@ -49,7 +51,7 @@ def make_trainer(output_dir, progressive=None, staging=None, callbacks=None, **s
     )
     torch.manual_seed(0)
     return ProgressiveTrainer(
-        small_run.SmallModel(),
+        staged_run.Hungry() if hungry else small_run.SmallModel(),
         StagedTrainingArguments(**{**defaults, **settings}),
         train_dataset=small_run.SmallData(),
         progressive=ProgressiveArguments(**{"step_size": 0.3, **(progressive or {})}),

@@ -41,7 +41,18 @@ def specs(sizes=(20, 40, 75), **arguments) -> list[StageSpec]:
     ]
 
 
-def make_trainer(output_dir, stage_specs=None, staging=None, callbacks=None, **settings):
+class Hungry(small_run.SmallModel):
+    """A model whose device has room for three samples at a time."""
+
+    def forward(self, x, target):
+        if self.training and len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(x, target)
+
+
+def make_trainer(
+    output_dir, stage_specs=None, staging=None, callbacks=None, hungry=False, **settings
+):
     defaults = dict(
         output_dir=str(output_dir),
         num_train_epochs=2,
@@ -58,7 +69,7 @@ def make_trainer(output_dir, stage_specs=None, staging=None, callbacks=None, **s
     )
     torch.manual_seed(0)
     return StagedTrainer(
-        small_run.SmallModel(),
+        Hungry() if hungry else small_run.SmallModel(),
         HFTuneArguments(**{**defaults, **settings}),
         stages=specs() if stage_specs is None else stage_specs,
         staging=StageArguments(**(staging or {})),

@@ -234,6 +234,21 @@ def test_two_processes(tmp_path):
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+def test_out_of_memory_in_two_processes(tmp_path, capfd):
+    """The others wait for the one that failed: a new start takes the smaller batch."""
+
+    def together(**settings):
+        return run_together(lambda rank: staged_run.run(tmp_path, settings))
+
+    assert together(hungry=True) == [1, 1]
+    assert "the same command goes on with 2" in capfd.readouterr().err
+    assert together(hungry=True) == [0, 0]
+    for stage in outcome(tmp_path).values():
+        batch = stage["result"]["batch"]
+        assert batch["per_device_train_batch_size"] == 2
+        assert batch["gradient_accumulation_steps"] == 4
+
+
 def test_fresh_each_stage(whole, tmp_path):
     staging = {"fresh_each_stage": True}
     assert run(tmp_path / "one", staging=staging) == 0
