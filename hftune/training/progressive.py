@@ -115,12 +115,14 @@ class ProgressiveMixin(StagedMixin):
     # Stages
 
     def first_batch(self, stage: Stage, micro: int, accumulation: int) -> tuple[int, int]:
-        before = self.results[-1] if stage.number > 1 else None
-        if before is None or not before["resources"]["exceeded"]:
-            return micro, accumulation
+        before = self.results[-2:]
         smaller = halve_batch(micro, accumulation)
-        if smaller is None:
+        if not before or not before[-1]["resources"]["exceeded"] or smaller is None:
             return micro, accumulation
+        sizes = [result["batch"]["per_device_train_batch_size"] for result in before]
+        peaks = [result["resources"]["memory_bytes"] for result in before]
+        if sizes[-1] < sizes[0] and peaks[-1] > 0.95 * peaks[0]:
+            return micro, accumulation  # it is not the batch that takes the memory
         self._say(
             f"stage {stage.number}: the stage before took more than --max_memory_mb "
             f"{self.progressive.max_memory_mb:g}; this one has a micro batch of {smaller[0]} "

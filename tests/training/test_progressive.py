@@ -245,12 +245,15 @@ def test_past_the_memory_limit_batches_are_smaller(tmp_path, capsys):
         def on_log(self, args, state, control, logs=None, **kwargs):
             logged.append(dict(logs))
 
-    settings = dict(max_memory_mb=1.0, max_ratio=0.4)
+    settings = dict(max_memory_mb=1.0, max_ratio=0.7)
     trainer = make_trainer(tmp_path, settings, callbacks=[Listener()])
     trainer.train()
-    first, second = [r["batch"] for r in trainer.results]
-    assert first["per_device_train_batch_size"] == 4
-    assert (second["per_device_train_batch_size"], second["gradient_accumulation_steps"]) == (2, 4)
+    batches = [
+        (r["batch"]["per_device_train_batch_size"], r["batch"]["gradient_accumulation_steps"])
+        for r in trainer.results
+    ]
+    # The second time it is clear that this does not help.
+    assert batches == [(4, 2), (2, 4), (2, 4)]
     said = capsys.readouterr().err
     assert "the stage before took more than --max_memory_mb 1" in said
     assert any(logs.get("memory_peak_bytes", 0) > 1e8 for logs in logged)
