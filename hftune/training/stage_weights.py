@@ -19,7 +19,10 @@ from .checkpoints import seal_checkpoint, unseal_checkpoint
 from .plan import Stage
 from .trainer import HFTuneMixin
 
-__all__ = ["EpochWeights", "StageWeights", "carry_on"]
+__all__ = ["INITIAL_MODEL", "EpochWeights", "StageWeights", "carry_on"]
+
+INITIAL_MODEL = "initial_model"
+"""The weights that a run starts with, in its folder."""
 
 
 class StageWeights(HFTuneMixin):

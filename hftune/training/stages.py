@@ -30,34 +30,22 @@ from ..utils.errors import (
     TrainingInterrupted,
 )
 from ..utils.files import atomic_path, read_json, write_json
-from ..utils.recipes import NEXT_STAGE
 from ..utils.seeds import derive_seed
 from .checkpoints import find_checkpoints, unseal_checkpoint, verify_checkpoint
 from .out_of_memory import halve_batch, is_out_of_memory, release_memory
-from .plan import (
-    JOURNAL,
-    PLAN,
-    Journal,
-    Plan,
-    PlannedStage,
-    Stage,
-    best_model,
-    numbered,
-    set_aside,
-)
-from .plan_checks import check_past, check_room, leftovers
+from .plan import JOURNAL, Stage, best_model, numbered
+from .plan_checks import leftovers
+from .stage_plan import STAGE_STATE, StagePlan
 from .stage_spec import STAGE_ARGUMENTS, StageSpec
-from .stage_weights import EpochWeights, StageWeights
+from .stage_weights import INITIAL_MODEL, EpochWeights
 
 __all__ = ["StageSpec", "StagedMixin", "StagedTrainer"]
 
-_INITIAL = "initial_model"
-_STATE = "trainer_state.json"
 _METRICS = "training_metrics.json"
 _NO_MEMORY = "out_of_memory.json"
 
 
-class StagedMixin(StageWeights):
+class StagedMixin(StagePlan):
     """Stages for a Trainer class: ``class MyTrainer(StagedMixin, Seq2SeqTrainer)``.
 
     ``train()`` goes through the stages; killed at any moment and started again, it goes on in the
@@ -181,19 +169,6 @@ class StagedMixin(StageWeights):
         """
         return micro, accumulation
 
-    def end_reason(
-        self, results: list[dict[str, Any]], following: PlannedStage, root: Path
-    ) -> str | None:
-        """Returns why the run ends before its next stage; None to go on. In the first process. For
-        subclasses.
-
-        Args:
-            results (list of dict): Of the stages that are done.
-            following (PlannedStage): The next one.
-            root (Path): The run's folder.
-        """
-        return None
-
     def stage_done(self, stage: Stage, results: list[dict[str, Any]], reason: str | None) -> None:
         """Called in the first process when the result of a stage is known. For subclasses.
 
@@ -202,11 +177,6 @@ class StagedMixin(StageWeights):
             results (list of dict): Of all stages that are done, this one included.
             reason (str, *optional*): Why the run ends here, before its plan.
         """
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        """The results of the stages that are done, in the first process and the others alike."""
-        return self.journal.results(self.plan)
 
     # The run
 
@@ -235,105 +205,6 @@ class StagedMixin(StageWeights):
             if output is None:
                 output = self._restore_plan(root)
         return output
-
-    def _stage_at(self, number: int, root: Path) -> Stage:
-        stages = self.plan.stages[: self._last_number]
-        return Stage(
-            number=number,
-            count=len(stages),
-            planned=stages[number - 1],
-            root=root,
-            later=stages[number:],
-            is_last=number == len(stages),
-        )
-
-    def _open_plan(self, root: Path, asked: str | bool | None) -> str | None:
-        """Finds the plan to follow; returns the checkpoint that was asked for by its path."""
-        resume = self.args.resume
-        if asked is not None:
-            resume = {True: "auto", False: "never"}.get(asked, asked)
-        if NEXT_STAGE in os.environ:  # what was asked for, the first process of the run has done
-            resume = "auto"
-        new = Plan(
-            self.plan_kind,
-            self.plan_settings,
-            numbered([stage.planned(self.args) for stage in self.stages]),
-        )
-
-        def open_plan() -> tuple[Plan, dict[str, Any], int]:
-            if resume == "never":
-                self._set_aside(root)
-            old, journal = Plan.read(root), Journal(root)
-            if old is None:
-                plan, changes = new, []
-            else:
-                unnumbered = dataclasses.replace(
-                    new, stages=tuple(s.planned(self.args) for s in self.stages)
-                )
-                plan, changes = old.continued(
-                    unnumbered, journal, allow_changes=self.args.allow_resume_changes
-                )
-            for change in changes:
-                self._say(f"resume: changed: {change}")
-            last = 1 + max(i for i, s in enumerate(plan.stages) if s.key == new.stages[-1].key)
-            check_past(plan, journal, root)
-            if plan != old:
-                check_room(
-                    plan,
-                    journal,
-                    root,
-                    model_bytes=sum(p.numel() * p.element_size() for p in self.model.parameters()),
-                    # The newest, the best, and the one that is being written.
-                    checkpoints=(self.args.save_total_limit or 2) + 2,
-                    keep_epoch_weights=self.staging.keep_epoch_weights,
-                )
-                plan.write(root)
-            for folder in leftovers(plan, journal, root):
-                shutil.rmtree(folder, ignore_errors=True)
-            if journal.values["ended"]:
-                done = [
-                    journal.entry(s.name)["result"] for s in plan.stages if journal.is_done(s.name)
-                ]
-                following = plan.stages[len(done) : last]
-                journal.end(self.end_reason(done, following[0], root) if following else None)
-            return plan, journal.values, last
-
-        self.plan, values, self._last_number = self._on_main(open_plan)
-        self.journal = Journal(root, values, writes=self.is_world_process_zero())
-        if resume in ("auto", "never") or Path(resume).resolve() == root.resolve():
-            return None
-        current = next((s for s in self.plan.stages if not self.journal.is_done(s.name)), None)
-        folder = None if current is None else root / current.name / "checkpoints"
-        if folder is None or Path(resume).resolve().parent != folder.resolve():
-            where = "all stages are done" if folder is None else f"this run is in {folder}"
-            raise CheckpointError(
-                f"--resume {resume}: {where}; a stage that is done does not change. Give a "
-                "checkpoint of the stage that the run is in, or --resume auto."
-            )
-        return resume
-
-    def _set_aside(self, root: Path) -> None:
-        old = Plan.read(root)
-        stages = [] if old is None else [stage.name for stage in old.stages]
-        moved = set_aside(root, [*stages, _INITIAL, JOURNAL, PLAN])
-        if moved is not None:
-            self._say(f"--resume never: the stages that were here are in {moved}")
-
-    def _restore_plan(self, root: Path) -> TrainOutput:
-        """The plan is finished: what is left is to have its model and its state again."""
-        last = self.results[-1]
-        if self.journal.values["ended"]:
-            self._say(
-                f"resume: the run has ended, nothing to train: {self.journal.values['ended']}"
-            )
-        else:
-            self._say(f"resume: all {len(self.results)} stages are done, nothing to train")
-        self._load_weights(best_model(root, last["name"]))
-        self.state = TrainerState.load_from_json(str(root / last["name"] / _STATE))
-        self.state.is_world_process_zero = self.is_world_process_zero()
-        self.state.is_local_process_zero = self.is_local_process_zero()
-        loss = last["train_loss"]
-        return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
 
     # A stage
 
@@ -463,7 +334,7 @@ class StagedMixin(StageWeights):
         if stage.number > 1 and not self.staging.fresh_each_stage:
             before = self.plan.stages[stage.number - 2]
             return best_model(stage.root, before.name)
-        initial = stage.root / _INITIAL
+        initial = stage.root / INITIAL_MODEL
         if not self._on_main(lambda: verify_checkpoint(initial) == []):
             if stage.number > 1:
                 raise CheckpointError(
@@ -531,7 +402,7 @@ class StagedMixin(StageWeights):
         state = self.state
         self._save_weights(stage.best_model)
         if self.is_world_process_zero():
-            with atomic_path(stage.folder / _STATE) as path:
+            with atomic_path(stage.folder / STAGE_STATE) as path:
                 state.save_to_json(str(path))
         is_best = bool(self.args.load_best_model_at_end and state.best_model_checkpoint)
         step = state.best_global_step if is_best else state.global_step
@@ -564,7 +435,7 @@ class StagedMixin(StageWeights):
 
         def finish() -> tuple[dict[str, Any], Stage]:
             result["attempts"] = self.journal.entry(stage.name)["attempts"]
-            logged = read_json(stage.folder / _STATE)["log_history"]
+            logged = read_json(stage.folder / STAGE_STATE)["log_history"]
             write_json(stage.folder / _METRICS, {**result, "log_history": logged})
             results = [*self.results, result]
             reason = None
@@ -580,7 +451,7 @@ class StagedMixin(StageWeights):
                 unseal_checkpoint(folder)
                 shutil.rmtree(folder, ignore_errors=True)
             if stage.number == 1 and not self.staging.fresh_each_stage:
-                shutil.rmtree(stage.root / _INITIAL, ignore_errors=True)
+                shutil.rmtree(stage.root / INITIAL_MODEL, ignore_errors=True)
             return self.journal.values, ended
 
         self.journal.values, stage = self._on_main(finish)
