@@ -383,7 +383,10 @@ class GradientHealthCallback(StatefulCallback):
 
     def _write(self, args: Any, state: Any) -> None:
         if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / "gradient_health.json", self.as_dict())
+            try:
+                write_json(Path(args.output_dir) / "gradient_health.json", self.as_dict())
+            except OSError as error:  # a full disk; the next save writes it anew
+                logger.warning("gradient_health.json could not be written: %s", error)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, events, series, and the open window."""

@@ -101,7 +101,8 @@ class _ShieldedInit:
 def shield_workers(loader: Any) -> None:
     """Keeps signals to the whole process group from a prepared loader's workers."""
     loader = getattr(loader, "base_dataloader", loader)
-    loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
+    if not isinstance(loader.worker_init_fn, _ShieldedInit):  # one that is kept comes by again
+        loader.worker_init_fn = _ShieldedInit(loader.worker_init_fn)
 
 
 def separate_seeds(loader: Any, seed: int) -> None:

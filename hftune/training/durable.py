@@ -24,7 +24,7 @@ from .checkpoints import (
     run_changes,
     verify_checkpoint,
 )
-from .conductor import AVERAGE_FILE, Conductor, shield_workers
+from .conductor import AVERAGE_FILE, Conductor, separate_seeds, shield_workers
 from .folder_lock import locked_folder, make_folder
 from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
@@ -371,4 +371,11 @@ class DurableRuns(WholeSaves):
         loader = super().get_train_dataloader()
         if self.args.dataloader_num_workers > 0:
             shield_workers(loader)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        loader = super().get_eval_dataloader(eval_dataset)
+        if self.args.dataloader_num_workers > 0:
+            shield_workers(loader)
+            separate_seeds(loader, self.args.seed)
         return loader

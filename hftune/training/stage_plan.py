@@ -118,7 +118,7 @@ class StagePlan(StageWeights):
                 journal.end(self.end_reason(done, following[0], root) if following else None)
             return plan, journal.values, last
 
-        self.plan, values, self._last_number = self._on_main(open_plan)
+        self.plan, values, self._last_number = self._in_first(open_plan)
         self.journal = Journal(root, values, writes=self.is_world_process_zero())
         if resume in ("auto", "never") or Path(resume).resolve() == root.resolve():
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import transformers
 from transformers import TrainerCallback
 
 from ..configuration.stage_arguments import StageArguments
-from ..utils.errors import ConfigurationError, HftuneError
+from ..utils.errors import ConfigurationError
 from ..utils.files import sync_folder
 from .checkpoints import seal_checkpoint, unseal_checkpoint
 from .plan import Stage
@@ -49,7 +48,7 @@ class StageWeights(HFTuneMixin):
             os.replace(partial, folder)
             sync_folder(folder.parent)
 
-        self._on_main(finish)
+        self._in_first(finish)
 
     def _load_weights(self, folder: Path) -> None:
         level = transformers.utils.logging.get_verbosity()
@@ -88,20 +87,6 @@ class StageWeights(HFTuneMixin):
             folder = self._stage.root / done[-1]["name"] / "checkpoints" / done[-1]["optimizer"]
             carry_on(optimizer or self.optimizer, scheduler, folder, before)
         return scheduler
-
-    def _on_main(self, work: Callable[[], Any]) -> Any:
-        """Does something in the first process; its result, or its error, is that of all."""
-        outcome: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            try:
-                outcome[0] = work()
-            except (HftuneError, OSError) as error:
-                outcome[1] = error
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
 
 
 class EpochWeights(TrainerCallback):

@@ -265,7 +265,7 @@ class StagedMixin(StagePlan):
             self.journal.note(stage.name, attempts=entry["attempts"] + 1)
             return self.journal.values
 
-        self.journal.values = self._on_main(begin)
+        self.journal.values = self._in_first(begin)
 
     def _as_found(self, micro: int, accumulation: int) -> tuple[int, int]:
         """A micro batch no larger than what fitted in the stage before."""
@@ -335,7 +335,7 @@ class StagedMixin(StagePlan):
             before = self.plan.stages[stage.number - 2]
             return best_model(stage.root, before.name)
         initial = stage.root / INITIAL_MODEL
-        if not self._on_main(lambda: verify_checkpoint(initial) == []):
+        if not self._in_first(lambda: verify_checkpoint(initial) == []):
             if stage.number > 1:
                 raise CheckpointError(
                     f"{initial} is not there or damaged: fresh_each_stage starts each stage from "
@@ -454,7 +454,7 @@ class StagedMixin(StagePlan):
                 shutil.rmtree(stage.root / INITIAL_MODEL, ignore_errors=True)
             return self.journal.values, ended
 
-        self.journal.values, stage = self._on_main(finish)
+        self.journal.values, stage = self._in_first(finish)
         return stage
 
     # What the Trainer and the durable runs call
@@ -513,7 +513,7 @@ class StagedMixin(StagePlan):
             self.journal.note(name, **entries)
             return self.journal.values
 
-        self.journal.values = self._on_main(note)
+        self.journal.values = self._in_first(note)
 
     def _stop_if_asked(self, stage: Stage) -> None:
         """A signal between two stages."""

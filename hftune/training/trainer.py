@@ -242,6 +242,11 @@ class HFTuneMixin(DurableRuns):
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if hasattr(eval_dataset, "__len__") and not len(eval_dataset):
+            return None  # the evaluator has data of its own; sampling by length fails on none
+        return super()._get_eval_sampler(eval_dataset)
+
     def evaluation_loop(
         self,
         dataloader: Any,

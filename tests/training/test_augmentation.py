@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -136,8 +137,17 @@ class Samples(small_run.SmallData):
         return super().__getitem__(index) | {"index": index}
 
 
-def run(output_dir: Path, *, draws: str = "draws", kill: str | None = None, **settings) -> None:
+def run(
+    output_dir: Path,
+    *,
+    draws: str = "draws",
+    kill: str | None = None,
+    eval_dataset: Any = None,
+    **settings,
+) -> None:
     trainer = small_run.make_trainer(output_dir, **settings)
+    if eval_dataset is not None:
+        trainer.eval_dataset, trainer.evaluates_by_loss = eval_dataset, True
     augment = Recorded(output_dir.with_name(f"{draws}_{trainer.args.process_index}"))
     trainer.train_dataset = augment.data = AugmentedDataset(Samples(noise=0.0), augment, seed=5)
     if kill:
@@ -192,6 +202,17 @@ def test_killed_runs_end_the_same(whole, tmp_path, workers):
     for number in range(2):
         last |= drawn(tmp_path / f"killed{number}_0")
     assert last.items() <= expected.items()
+
+
+def test_workers_of_evaluations_draw_nothing(whole, tmp_path):
+    """A resumed run starts those that persist once more than one that was not stopped."""
+    settings = dict(WORKERS["2 that persist"], eval_dataset=small_run.SmallData(noise=0.0))
+    assert run_alone(lambda: run(tmp_path / "one", **settings)) == 0
+    killed = dict(kill="step:8", **settings)
+    assert run_alone(lambda: run(tmp_path / "two", **killed)) == -signal.SIGKILL
+    assert run_alone(lambda: run(tmp_path / "two", **settings)) == 0
+    assert outcome(tmp_path / "two") == outcome(tmp_path / "one")
+    assert outcome(tmp_path / "one")["weights"] == outcome(whole / "run")["weights"]
 
 
 def test_batches_of_samples_of_one_length(tmp_path):

@@ -309,7 +309,6 @@ def test_a_full_disk(whole_without_health, preflight):
         assert f"NOT SAVED: checkpoint-6 {reason}" in said
 
 
-@pytest.mark.xfail(strict=True, reason="GradientHealthCallback._write lets the OSError through")
 def test_records_on_a_full_disk(whole):
     """What the run notes beside its checkpoints: gradient health, metrics, the run's record."""
     with small_disk("1m") as disk:

@@ -294,6 +294,11 @@ def test_evaluator_beside_an_evaluation_set(tmp_path):
     assert metrics["eval_samples_per_second"] > 0
 
 
+def test_an_evaluator_alone_with_batches_by_length(tmp_path):
+    trainer = small_run.make_trainer(tmp_path, train_sampling_strategy="group_by_length")
+    assert "eval_error" in trainer.evaluate()
+
+
 def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="found TrainingArguments, expected HFTuneArgum"):
         HFTuneTrainer(Line(), transformers.TrainingArguments(str(tmp_path), use_cpu=True))
