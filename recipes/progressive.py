@@ -82,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     say = console().print if is_main_process() else lambda *_: None
     say(settings.show(changed_only=True))
+    if model_args.pretrained is None and args.learning_rate < 2e-4:
+        say(
+            f"A new model learns little with --learning_rate {args.learning_rate:g}: about 1e-3 "
+            "suits it; a pretrained one (--pretrained) wants the default.",
+            style="yellow",
+        )
 
     with start_run(
         output_dir,
