@@ -275,8 +275,6 @@ def _restart(root: Path, plan: Plan, place: int) -> int:
         kept = {s.name for s in plan.stages[: place - 1]}
         entries = {n: entry for n, entry in journal.values["stages"].items() if n in kept}
         write_json(root / JOURNAL, {**journal.values, "stages": entries, "ended": None})
-        if not kept:  # a plan of which nothing is left is no plan to go on from
-            (root / PLAN).unlink()
     for path in moved:
         print(f"moved {path} to {target / path.name}")
     print(f"{PLAN} and {JOURNAL} as they were are in {target}")

@@ -68,6 +68,7 @@ _PLAN = {
     "dataloader_drop_last",
     "processes",
     "training_samples",
+    "global_batch_size",  # of a stage
 }
 """Of these, what decides the number of steps."""
 

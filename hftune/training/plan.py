@@ -119,7 +119,8 @@ class Plan:
 
     Attributes:
         kind (str): ``"progressive"``, ``"lead_time"``, ...
-        settings (dict): What all stages have in common: a run with other ones is another plan.
+        settings (dict): What all stages have in common: a run with other ones is another plan. What
+            is in its ``"training"`` may change where a run explicitly begins with a later stage.
         stages (tuple of PlannedStage): In their order.
     """
 
@@ -187,6 +188,7 @@ class Plan:
         if self.kind != new.kind:
             problems.append(f"the plan in this folder is of kind '{self.kind}', not '{new.kind}'")
         changes = _differences(self.settings, new.settings)
+        training = _differences(*(p.settings.get("training", {}) for p in (self, new)))
         old = {stage.key: position for position, stage in enumerate(self.stages)}
         begun = [position for position, s in enumerate(self.stages) if journal.status(s.name)]
         first = new.stages[0]
@@ -199,9 +201,11 @@ class Plan:
         if problems:
             raise ConfigurationError([f"{text}. {_WAY_OUT}" for text in problems])
         if not begun:
-            return new, []
+            return dataclasses.replace(new, stages=numbered(new.stages)), []
 
         start = old[first.key]
+        if start == 0:
+            changes, training = changes + training, []
         kept = self.stages[:start]
         if not all(journal.is_done(stage.name) for stage in kept) and begun:
             unfinished = next(stage for stage in kept if not journal.is_done(stage.name))
@@ -242,7 +246,7 @@ class Plan:
                     for change in changes
                 ]
             )
-        return Plan(new.kind, new.settings, tuple(stages)), changes
+        return Plan(new.kind, new.settings, tuple(stages)), changes + training
 
 
 _WAY_OUT = "Another plan needs another output_dir (or --resume never, which sets this one aside)."
@@ -262,7 +266,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     now = json.loads(json.dumps(now))
     return [
         f"{name}: the plan in this folder has {before.get(name)!r}, this run {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - {"training"})
         if before.get(name) != now.get(name)
     ]
 

@@ -98,12 +98,7 @@ class ProgressiveMixin(StagedMixin):
             model,
             args,
             stages=stages,
-            plan_settings={
-                "samples": self.all_samples,
-                "seed": args.seed,
-                "data_seed": args.data_seed,
-                **(plan_settings or {}),
-            },
+            plan_settings={"samples": self.all_samples, **(plan_settings or {})},
             **kwargs,
         )
         monitors = [c for c in self.callback_handler.callbacks if isinstance(c, ResourceMonitor)]

@@ -76,7 +76,7 @@ class StagePlan(StageWeights):
             resume = "auto"
         new = Plan(
             self.plan_kind,
-            self.plan_settings,
+            self._settings_of_all_stages(),
             numbered([stage.planned(self.args) for stage in self.stages]),
         )
 
@@ -131,6 +131,14 @@ class StagePlan(StageWeights):
                 "checkpoint of the stage that the run is in, or --resume auto."
             )
         return resume
+
+    def _settings_of_all_stages(self) -> dict[str, Any]:
+        run = self._run_description()
+        # Of a stage, not of the run.
+        for name in ("num_train_epochs", "max_steps", "training_samples"):
+            run.pop(name, None)
+        identity = {n: run.pop(n) for n in ("seed", "data_seed", "data", "model", "parameters")}
+        return {**identity, **self.plan_settings, "training": run}
 
     def _set_aside(self, root: Path) -> None:
         old = Plan.read(root)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,29 @@ class StageWeights(HFTuneMixin):
         self._in_first(finish)
 
     def _load_weights(self, folder: Path) -> None:
+        """Loads weights into the model, which no stage of this process has taken apart yet."""
         level = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()  # tied weights are "missing" there
         try:
-            self._load_from_checkpoint(str(folder))
+            with self._whole_model():
+                self._load_from_checkpoint(str(folder))
         finally:
             transformers.utils.logging.set_verbosity(level)
+
+    def _save_first_weights(self, folder: Path) -> None:
+        """Saves the weights that the run starts with."""
+        with self._whole_model():
+            self._save_weights(folder)
+
+    @contextlib.contextmanager
+    def _whole_model(self) -> Iterator[None]:
+        """Has the Trainer treat the model as what it is before training: whole in each process."""
+        modes = self.is_fsdp_enabled, self.is_deepspeed_enabled
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        try:
+            yield
+        finally:
+            self.is_fsdp_enabled, self.is_deepspeed_enabled = modes
 
     def save_epoch(self, epoch: int) -> None:
         """Keeps the weights after an epoch of a stage; a full disk does not end it.

@@ -135,6 +135,12 @@ class StagedMixin(StagePlan):
                 "isolate_stages: weights that FSDP or DeepSpeed have taken apart cannot be given "
                 "those of another stage; set it to true"
             )
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and "FULL" not in str(plugin.state_dict_type):
+            problems.append(
+                f"fsdp: stages hand on whole weights, and state_dict_type is "
+                f"{plugin.state_dict_type}; set it to FULL_STATE_DICT"
+            )
         if sharded and self.staging.stage_optimizer == "carry":
             problems.append(
                 "stage_optimizer: 'carry' is not there for FSDP and DeepSpeed; use 'fresh'"
@@ -341,7 +347,7 @@ class StagedMixin(StagePlan):
                     f"{initial} is not there or damaged: fresh_each_stage starts each stage from "
                     "the weights that the run started with. Begin anew with --resume never."
                 )
-            self._save_weights(initial)
+            self._save_first_weights(initial)
         return initial
 
     def _say_begin(self, stage: Stage, started_from: Path) -> None:

@@ -104,7 +104,8 @@ def outcome(output_dir) -> dict:
 def arm(trainer: StagedTrainer, point: str) -> None:
     """Has this process killed at a point of stage N: ``weights:N`` (the stage is trained, its best
     model not written), ``sealed:N`` (before the best model gets its name), ``journal:N`` (before
-    the journal says done), ``rename:N`` (in the journal's rename), ``between:N`` (after stage N),
+    the journal says done), ``rename:N`` (in the journal's rename), ``begin:N`` (before stage N),
+    ``between:N`` (after stage N),
     ``prune:N`` (its checkpoints are being deleted), ``step:N:K`` (in step K), ``save:N:K`` (in the
     save of step K, before the manifest), ``evaluation:N:K``.
     """
@@ -156,12 +157,9 @@ def arm(trainer: StagedTrainer, point: str) -> None:
             original(source, target)
 
         files.os.replace = replace
-    elif kind == "between":
-        kill_at(
-            trainer,
-            "_run_stage",
-            lambda stage, *rest: stage.number == int(number) + 1,
-        )
+    elif kind in ("begin", "between"):
+        begun = int(number) + (kind == "between")
+        kill_at(trainer, "_run_stage", lambda stage, *rest: stage.number == begun)
     elif kind == "prune":
         kill_at(
             stages.shutil,

@@ -198,10 +198,35 @@ def test_a_shorter_plan_trains_nothing(whole, capsys):
 
 def test_changed_settings_of_a_stage_that_has_begun(tmp_path):
     assert run(tmp_path, kill="step:1:4") == -signal.SIGKILL
-    with pytest.raises(ConfigurationError, match="learning_rate: the checkpoint has 0.01"):
+    with pytest.raises(ConfigurationError, match="learning_rate: the plan in this folder has 0.01"):
         make_trainer(tmp_path, learning_rate=2e-2).train()
+    with pytest.raises(
+        ConfigurationError, match="global_batch_size: the plan in this folder has 8"
+    ):
+        make_trainer(tmp_path, per_device_train_batch_size=8).train()
     with pytest.raises(ConfigurationError, match="which has begun"):
         make_trainer(tmp_path, specs(num_train_epochs=5)).train()
+
+
+def test_changed_settings_between_two_stages(tmp_path, capsys):
+    """Refused in the same plan; where the run begins with a later stage they are meant."""
+    assert run(tmp_path, kill="between:2") == -signal.SIGKILL
+    with pytest.raises(ConfigurationError, match="learning_rate: the plan in this folder has 0.01"):
+        make_trainer(tmp_path, learning_rate=1e-3).train()
+    trainer = make_trainer(tmp_path, specs((40, 75)), learning_rate=1e-3)
+    trainer.train()
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "resume: changed: learning_rate: the plan in this folder has 0.01, this run 0.001" in said
+    )
+    assert [r["samples"] for r in trainer.results] == [20, 40, 75]
+
+
+def test_killed_before_the_first_stage_began(whole, tmp_path):
+    assert run(tmp_path, kill="begin:1") == -signal.SIGKILL
+    assert (tmp_path / "plan.json").is_file() and not (tmp_path / "stages.json").exists()
+    assert run(tmp_path) == 0
+    assert outcome(tmp_path) == outcome(whole)
 
 
 def test_never_sets_the_old_stages_aside(whole, tmp_path):
