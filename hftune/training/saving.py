@@ -25,7 +25,7 @@ from .checkpoints import (
 )
 from .conductor import AVERAGE_FILE
 
-__all__ = ["WholeSaves"]
+__all__ = ["WholeSaves", "is_disk_error"]
 
 _DISK_ERRORS = (
     "i/o error",  # safetensors
@@ -116,7 +116,7 @@ class WholeSaves:
                 raise
             error = caught
         error = self._unwritten_model or error
-        mine = None if error is None else (_is_disk_error(error), str(error))
+        mine = None if error is None else (is_disk_error(error), str(error))
         failures = {rank: f for rank, f in enumerate(self._gathered(mine)) if f is not None}
         for rank, (of_disk, text) in failures.items():
             if not of_disk:
@@ -239,7 +239,7 @@ class WholeSaves:
         return f"loss_window_{self.args.process_index}.json"
 
 
-def _is_disk_error(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
     """Whether a save failed for the disk: torch and safetensors say so only in their texts."""
     if isinstance(error, OSError):
         return True

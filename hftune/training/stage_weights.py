@@ -18,6 +18,7 @@ from ..utils.errors import ConfigurationError
 from ..utils.files import sync_folder
 from .checkpoints import seal_checkpoint, unseal_checkpoint
 from .plan import Stage
+from .saving import is_disk_error
 from .trainer import HFTuneMixin
 
 __all__ = ["INITIAL_MODEL", "EpochWeights", "StageWeights", "carry_on"]
@@ -39,10 +40,19 @@ class StageWeights(HFTuneMixin):
         if self.is_world_process_zero():
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.save_model(str(partial), _internal_call=True)
+        failure = None
+        try:
+            self.save_model(str(partial), _internal_call=True)
+        except Exception as error:
+            if not is_disk_error(error):
+                raise
+            failure = str(error)
         self.accelerator.wait_for_everyone()
 
         def finish() -> None:
+            if failure is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise OSError(failure)
             seal_checkpoint(partial, step=self.state.global_step, run={})
             if folder.exists():
                 unseal_checkpoint(folder)
@@ -88,10 +98,7 @@ class StageWeights(HFTuneMixin):
             with self.averaged_weights():
                 self._save_weights(folder)
         except OSError as error:
-            if self.args.world_size > 1:
-                raise
-            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
-            self._save_failed(f"{folder.name} could not be written ({error})")
+            self._say(f"NOT SAVED: the weights after epoch {epoch} could not be written ({error})")
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

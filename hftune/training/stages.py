@@ -227,7 +227,7 @@ class StagedMixin(StagePlan):
             try:
                 announced = False
                 while True:
-                    self._prepare_stage(stage, spec)
+                    self._prepare_stage(spec, started_from)
                     if not announced:
                         self._say_begin(stage, started_from)
                         self._stage_event("on_stage_begin", stage)
@@ -235,7 +235,13 @@ class StagedMixin(StagePlan):
                     output = self._train_once(stage, checkpoint, ignore_keys_for_eval)
                     if output is not None:
                         break
+                    checkpoint = None  # the newest
                 result = self._close_stage(stage, output, started_from)
+            except OSError as error:
+                raise HftuneError(
+                    f"stage {stage.number}: {error}. What could not be written is needed by the "
+                    "next stage; make room, and the same command goes on from the last checkpoint"
+                ) from error
             finally:
                 self._stage = None
                 seconds = self.journal.entry(stage.name)["seconds"] + time.monotonic() - begin
@@ -311,8 +317,9 @@ class StagedMixin(StagePlan):
         names = ("per_device_train_batch_size", "gradient_accumulation_steps")
         return {name: batch[name] for name in names}
 
-    def _prepare_stage(self, stage: Stage, spec: StageSpec) -> None:
+    def _prepare_stage(self, spec: StageSpec, start_weights: Path) -> None:
         """Gives back what the stage before left, and starts as a process of its own would."""
+        self._evaluating = False
         self.optimizer = self.lr_scheduler = None
         self.average = None
         self.accelerator.free_memory()
@@ -329,7 +336,7 @@ class StagedMixin(StagePlan):
             is_local_process_zero=self.is_local_process_zero(),
             is_world_process_zero=self.is_world_process_zero(),
         )
-        self._load_weights(self._start_weights(stage))
+        self._load_weights(start_weights)
         set_seed(self.args.seed)
         data = spec.train_dataset
         self.train_dataset = data(self) if callable(data) else data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from hftune.configuration.arguments import HFTuneArguments
 from hftune.training.checkpoints import find_checkpoints, verify_checkpoint
 from hftune.training.stages import StagedTrainer, StageSpec
 from hftune.training.trainer import HFTuneTrainer
-from hftune.utils.errors import CheckpointError, ConfigurationError
+from hftune.utils.errors import CheckpointError, ConfigurationError, HftuneError
 from hftune.utils.seeds import derive_seed
 
 torch.set_num_threads(1)
@@ -272,6 +273,30 @@ def test_out_of_memory_in_two_processes(tmp_path, capfd):
         batch = stage["result"]["batch"]
         assert batch["per_device_train_batch_size"] == 2
         assert batch["gradient_accumulation_steps"] == 4
+
+
+class FullDisk(TrainerCallback):
+    """From the first step on no file of this process becomes larger than half a model."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_stage(whole, tmp_path):
+    def train():
+        try:
+            make_trainer(tmp_path, callbacks=[FullDisk()]).train()
+        except HftuneError as error:
+            (tmp_path / "error").write_text(str(error))
+
+    assert run_alone(train) == 0
+    said = (tmp_path / "error").read_text()
+    assert said.startswith("stage 1: Error while serializing: I/O error: File too large")
+    assert said.endswith("make room, and the same command goes on from the last checkpoint")
+    left = {p.name for p in (tmp_path / "part_1_20/checkpoints").iterdir() if p.is_dir()}
+    assert left == set()
+    assert run(tmp_path) == 0
+    assert outcome(tmp_path) == outcome(whole)
 
 
 def test_fresh_each_stage(whole, tmp_path):
