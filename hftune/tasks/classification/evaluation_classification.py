@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...utils.errors import ConfigurationError, did_you_mean
+from ...utils.modules import evaluating
 from .scores_classification import (
     accuracy,
     calibration_error,
@@ -25,16 +25,6 @@ __all__ = ["ClassificationEvaluator"]
 
 _GREATER_IS_BETTER = {"accuracy": True, "macro_f1": True, "weighted_f1": True, "loss": False}
 _CHUNK = 1 << 22  # numbers that a bootstrap holds at a time
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 class ClassificationEvaluator:
@@ -136,7 +126,7 @@ class ClassificationEvaluator:
         )
         mine = self._batches[rank::world]
         parts = []
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             # A sharded model hangs unless all processes call it equally often.
             for turn in range(-(-len(self._batches) // world)):
                 rows = mine[turn] if turn < len(mine) else self._batches[0]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...utils.errors import ConfigurationError
+from ...utils.modules import evaluating
 from .climatology import Climatology
 from .fields import FieldLayout
 from .scores import ForecastScores
@@ -156,16 +156,6 @@ def evaluate_forecaster(
     return scores
 
 
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 class ForecastEvaluator:
     """Scores a model on a fixed set of samples, as a trainer's evaluator and at the end of a run.
 
@@ -217,7 +207,7 @@ class ForecastEvaluator:
         """Scores a model in evaluation mode; its mode is restored afterwards."""
         predict = model_predictor(model, self.lead_hours)
         scores = ForecastScores(self.layout, self.lead_hours, self.climatology)
-        with _evaluating(model):
+        with evaluating(model):
             evaluate_forecaster(
                 predict, self.samples, scores, batch_size=self.batch_size, progress=progress
             )
@@ -236,7 +226,7 @@ class ForecastEvaluator:
 
         sample = self.samples[len(self.samples) // 2 if index is None else index]
         batch = collate([sample])
-        with _evaluating(model):
+        with evaluating(model):
             forecast = model_predictor(model, self.lead_hours)(batch)[0]
         return ForecastExample(
             self.layout,
