@@ -128,8 +128,9 @@ class ProgressiveMixin(StagedMixin):
     def stage_result(self, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"resources": self._monitor.peak}
         if isinstance(self.evaluator, ResampledEvaluator):
-            # Of the best model, which is loaded; the last evaluation may have been another's.
-            metrics = self.evaluator(self)
+            metrics = result["metrics"]
+            if self._evaluated_step != result["best_step"]:
+                metrics = self.evaluator(self)  # what it last saw was not the best model
             found["score"] = float(metrics[self.evaluator.primary_metric])
             if self.is_world_process_zero():
                 with atomic_write(stage.folder / _REPLICATES, "wb") as stream:
@@ -141,8 +142,9 @@ class ProgressiveMixin(StagedMixin):
     def end_reason(
         self, results: list[dict[str, Any]], following: PlannedStage, root: Path
     ) -> str | None:
-        least, curve = self.progressive.stop_when_gain_below, self.fit(results, root)
-        if least is None or curve is None:
+        least = self.progressive.stop_when_gain_below
+        curve = None if least is None else self.fit(results, root)
+        if curve is None:
             return None
         gain = expected_gain(curve, curve.points[-1], following.settings["samples"])
         if gain.value >= least:

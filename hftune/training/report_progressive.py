@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ __all__ = ["ProgressiveReport", "progressive_sections", "write_progressive_repor
 
 
 class ProgressiveReport(TrainerCallback):
-    """Writes ``report.html`` after each stage.
+    """Writes ``report.html`` after a stage, at most twice a minute.
 
     Args:
         title (str): Heading of the page.
@@ -31,10 +32,12 @@ class ProgressiveReport(TrainerCallback):
 
     def __init__(self, title: str) -> None:
         self.title = title
+        self._written = time.monotonic()
 
     def on_stage_end(self, args, state, control, trainer, **kwargs):
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and time.monotonic() - self._written > 30:
             write_progressive_report(trainer, self.title)
+            self._written = time.monotonic()
 
 
 def write_progressive_report(
