@@ -220,7 +220,8 @@ def read_environment(
 ) -> list[Given]:
     """Reads ``HFTUNE_<FIELD>`` of every field, and the plain names that some fields have.
 
-    An empty variable counts as unset. ``HFTUNE_<FIELD>`` wins over a plain name.
+    An empty variable counts as unset. ``HFTUNE_<FIELD>`` wins over a plain name. What is in
+    :data:`RESERVED_VARIABLES` is never a setting.
 
     Args:
         environ (mapping): The environment.
@@ -229,6 +230,8 @@ def read_environment(
     """
     plain = {name: field for field in fields.values() for name in field.variables}
     prefixed = {f"{_PREFIX}{name.upper()}": field for name, field in _names(fields).items()}
+    for name in RESERVED_VARIABLES & prefixed.keys():  # HFTUNE_TEST_DATA is no --test_data
+        del prefixed[name]
     known = {name.removeprefix(_PREFIX) for name in (*prefixed, *RESERVED_VARIABLES)}
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in known:

@@ -94,6 +94,19 @@ def test_a_list_option_that_stands_several_times_is_one_list():
     assert resolve(environ={"HFTUNE_CALLBACKS": "a,b"}).values[0].callbacks == ["a", "b"]
 
 
+def test_variables_with_a_meaning_of_their_own_are_no_settings():
+    """HFTUNE_TEST_DATA is where the tests' data lie, and not --test_data."""
+
+    @dataclasses.dataclass
+    class Tables:
+        test_data: str = ""
+
+    environ = {"HFTUNE_TEST_DATA": "/data"}
+    assert parse(Tables, argv=[], environ=environ).values[0].test_data == ""
+    resolved = parse(Tables, argv=["--test_data", "x.csv"], environ=environ)
+    assert resolved.values[0].test_data == "x.csv"
+
+
 def test_each_source_wins_over_the_one_before(tmp_path):
     first = write(tmp_path / "first.yaml", "learning_rate: 1\nbatch: 1\nlevels: 1\nmode: slow\n")
     second = write(tmp_path / "second.yaml", "training:\n  learning-rate: 0.2\n  batch: 2\n")
