@@ -6,16 +6,15 @@ import argparse
 import fcntl
 import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..training.checkpoints import MANIFEST, find_checkpoints, verify_checkpoint
 from ..training.folder_lock import locked_folder
-from ..training.plan import JOURNAL, PLAN, Journal, Plan, best_model
+from ..training.plan import JOURNAL, PLAN, Journal, Plan, best_model, set_aside
 from ..utils.errors import ConfigurationError
-from ..utils.files import sync_folder, write_json
+from ..utils.files import write_json
 from ..utils.terminal import duration
 from .background_start import DEFAULT_FOLDERS
 from .tables import Column, console, fitted, number, one_line, print_json
@@ -268,7 +267,8 @@ def _restart(root: Path, plan: Plan, place: int) -> int:
             )
         # Stage 1 writes the first weights anew, where they are kept for all stages too.
         first = ["initial_model"] if place == 1 else []
-        moved, target = _set_aside(root, [*names, *first, *_results(plan.kind)])
+        aside = [*names, *first, *_results(plan.kind)]
+        moved, target = set_aside(root, aside, copies=[PLAN, JOURNAL])
         # Last: a stop before it leaves stages that are "done" and not there, which a start refuses
         # with the name of this command. Without their entries the old folders of stages that are
         # still to be moved would be taken for the new ones.
@@ -291,21 +291,3 @@ def _results(kind: str) -> list[str]:
     from ..training.progressive_results import RESULTS, SUMMARY
 
     return [RESULTS, SUMMARY]
-
-
-def _set_aside(root: Path, names: Sequence[str]) -> tuple[list[Path], Path]:
-    """Moves what is there of ``names`` into ``quarantine/run_N/``, the first stage first, beside
-    copies of plan and journal; returns what was moved, and where to."""
-    place = 1
-    while (target := root / "quarantine" / f"run_{place}").exists():
-        place += 1
-    target.mkdir(parents=True)
-    for name in (PLAN, JOURNAL):
-        if (root / name).exists():
-            shutil.copy2(root / name, target / name)
-    moved = [root / name for name in names if (root / name).exists()]
-    for path in moved:
-        os.replace(path, target / path.name)
-    sync_folder(target)
-    sync_folder(root)
-    return moved, target

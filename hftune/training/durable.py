@@ -28,6 +28,7 @@ from .conductor import AVERAGE_FILE, Conductor, separate_seeds, shield_workers
 from .folder_lock import locked_folder, make_folder
 from .interrupt import StopRequest, TrainingInterrupted
 from .loss_window import LossWindow
+from .optimizers import go_to_step
 from .saving import WholeSaves
 
 __all__ = ["DurableRuns"]
@@ -177,10 +178,14 @@ class DurableRuns(WholeSaves):
             self._in_first(lambda: stack.enter_context(locked_folder(self.args.output_dir)))
             yield
 
+    def _asked_to_resume(self, asked: str | bool | None) -> str:
+        """What ``train(resume_from_checkpoint=...)`` or else the settings say."""
+        if asked is None:
+            return self.args.resume
+        return {True: "auto", False: "never"}.get(asked, asked)
+
     def _resolve_resume(self, asked: str | bool | None) -> Path | None:
-        resume = self.args.resume
-        if asked is not None:
-            resume = {True: "auto", False: "never"}.get(asked, asked)
+        resume = self._asked_to_resume(asked)
         checkpoint = self._in_first(lambda: resolve_resume(self.args.output_dir, resume))
         if checkpoint is None:
             return None
@@ -258,11 +263,7 @@ class DurableRuns(WholeSaves):
         """The run is done: what is left is to have its model and its state again."""
         self._say(f"resume: {checkpoint.name} is the last step of this run, nothing to train")
         self._load_from_checkpoint(str(checkpoint))
-        self.state = transformers.TrainerState.load_from_json(
-            str(checkpoint / "trainer_state.json")
-        )
-        self.state.is_world_process_zero = self.is_world_process_zero()
-        self.state.is_local_process_zero = self.is_local_process_zero()
+        self._load_state(checkpoint / "trainer_state.json")
         self._relocate_best()
         if self.args.ema_decay:
             self.average = WeightAverage(self.model, self.args.ema_decay)
@@ -275,6 +276,11 @@ class DurableRuns(WholeSaves):
         self._load_window(checkpoint)
         loss = self.loss_window.mean(self.state.global_step)
         return TrainOutput(self.state.global_step, loss, {"train_loss": loss})
+
+    def _load_state(self, path: Path) -> None:
+        self.state = transformers.TrainerState.load_from_json(str(path))
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.state.is_local_process_zero = self.is_local_process_zero()
 
     def end(self) -> None:
         """Closes trackers and leaves the process group; the last call of a run.
@@ -358,10 +364,7 @@ class DurableRuns(WholeSaves):
             group.update({k: v for k, v in settings.items() if k not in kept})
         if planned:
             scheduler.base_lrs = [group["initial_lr"] for group in new]
-            step, groups = scheduler.last_epoch, self.optimizer.param_groups
-            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
-                group["lr"] = group["initial_lr"] * factor(step)
-            scheduler._last_lr = [group["lr"] for group in groups]
+            go_to_step(self.optimizer, scheduler, scheduler.last_epoch)
 
     def _load_window(self, checkpoint: Path) -> None:
         path = checkpoint / self._window_file()

@@ -1,4 +1,4 @@
-"""Learning rates by parameter name."""
+"""Learning rates: by parameter name, and of a step of their schedule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from ..utils.errors import ConfigurationError, did_you_mean
 from ..utils.modules import parameter_name
 
-__all__ = ["set_learning_rates"]
+__all__ = ["go_to_step", "set_learning_rates"]
 
 
 def set_learning_rates(
@@ -54,3 +54,20 @@ def set_learning_rates(
     # The Trainer logs the rate of the first group: that stays the general one.
     general = optimizer.defaults["lr"]
     optimizer.param_groups[:] = sorted(groups, key=lambda group: group["lr"] != general)
+
+
+def go_to_step(
+    optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR, step: int
+) -> None:
+    """Has a schedule stand where it would after so many steps.
+
+    Args:
+        optimizer (torch.optim.Optimizer): Its learning rates become those of the step.
+        scheduler (torch.optim.lr_scheduler.LambdaLR): A schedule that is a function of the step.
+        step (int): Steps that are done.
+    """
+    scheduler.last_epoch = step
+    groups = optimizer.param_groups
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(step)
+    scheduler._last_lr = [group["lr"] for group in groups]

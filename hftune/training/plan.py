@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -352,22 +353,32 @@ class Journal:
             write_json(self.path, self.values)
 
 
-def set_aside(root: str | os.PathLike[str], names: Sequence[str]) -> Path | None:
-    """Moves files and folders of a run's folder into ``quarantine/run_N/``, those that are there.
+def set_aside(
+    root: str | os.PathLike[str], names: Sequence[str], copies: Sequence[str] = ()
+) -> tuple[list[Path], Path | None]:
+    """Moves files and folders of a run's folder into ``quarantine/run_N/``, in their order.
+
+    Args:
+        root (path): The run's folder.
+        names (sequence of str): What to move, where it is there.
+        copies (sequence of str): Files to copy there first, where they are there.
 
     Returns:
-        Where they are now; None where there were none.
+        What was moved, and where to; None where there was nothing.
     """
     root = Path(root)
-    there = [root / name for name in names if (root / name).exists()]
-    if not there:
-        return None
+    copied = [root / name for name in copies if (root / name).exists()]
+    moved = [root / name for name in names if (root / name).exists()]
+    if not copied and not moved:
+        return [], None
     number = 1
     while (target := root / "quarantine" / f"run_{number}").exists():
         number += 1
     target.mkdir(parents=True)
-    for path in there:
+    for path in copied:
+        shutil.copy2(path, target / path.name)
+    for path in moved:
         os.replace(path, target / path.name)
     sync_folder(target)
     sync_folder(root)
-    return target
+    return moved, target

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ..utils.errors import CheckpointError
@@ -69,9 +68,7 @@ class StagePlan(StageWeights):
 
     def _open_plan(self, root: Path, asked: str | bool | None) -> str | None:
         """Finds the plan to follow; returns the checkpoint that was asked for by its path."""
-        resume = self.args.resume
-        if asked is not None:
-            resume = {True: "auto", False: "never"}.get(asked, asked)
+        resume = self._asked_to_resume(asked)
         if NEXT_STAGE in os.environ:  # what was asked for, the first process of the run has done
             resume = "auto"
         new = Plan(
@@ -143,9 +140,9 @@ class StagePlan(StageWeights):
     def _set_aside(self, root: Path) -> None:
         old = Plan.read(root)
         stages = [] if old is None else [stage.name for stage in old.stages]
-        moved = set_aside(root, [*stages, INITIAL_MODEL, JOURNAL, PLAN])
-        if moved is not None:
-            self._say(f"--resume never: the stages that were here are in {moved}")
+        _, target = set_aside(root, [*stages, INITIAL_MODEL, JOURNAL, PLAN])
+        if target is not None:
+            self._say(f"--resume never: the stages that were here are in {target}")
 
     def _stage_at(self, number: int, root: Path) -> Stage:
         stages = self.plan.stages[: self._last_number]
@@ -168,8 +165,6 @@ class StagePlan(StageWeights):
         else:
             self._say(f"resume: all {len(self.results)} stages are done, nothing to train")
         self._load_weights(best_model(root, last["name"]))
-        self.state = TrainerState.load_from_json(str(root / last["name"] / STAGE_STATE))
-        self.state.is_world_process_zero = self.is_world_process_zero()
-        self.state.is_local_process_zero = self.is_local_process_zero()
+        self._load_state(root / last["name"] / STAGE_STATE)
         loss = last["train_loss"]
         return TrainOutput(self.state.global_step, loss, {"train_loss": loss})

@@ -17,6 +17,7 @@ from ..configuration.stage_arguments import StageArguments
 from ..utils.errors import ConfigurationError
 from ..utils.files import sync_folder
 from .checkpoints import seal_checkpoint, unseal_checkpoint
+from .optimizers import go_to_step
 from .plan import Stage
 from .saving import is_disk_error
 from .trainer import HFTuneMixin
@@ -136,11 +137,4 @@ def carry_on(optimizer: torch.optim.Optimizer, scheduler: Any, folder: Path, ste
         )
     saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-    scheduler.last_epoch = steps
-    rates = []
-    for group, base, factor in zip(
-        optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(steps)
-        rates.append(group["lr"])
-    scheduler._last_lr = rates
+    go_to_step(optimizer, scheduler, steps)
