@@ -12,8 +12,8 @@ import torch
 
 from hftune.utils.errors import CheckpointError, ConfigurationError
 
+from ..weather.weather_model import raise_on_mismatch
 from .configuration_aurora import AuroraConfig
-from .inputs_aurora import raise_on_mismatch
 from .modeling_aurora import AuroraForForecasting
 from .variants_aurora import VARIANTS
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
 
 import torch
 
-from hftune.utils.errors import CheckpointError, DataError
+from hftune.utils.errors import DataError
 
 from ..weather.fields import split_channel
 from .configuration_aurora import AuroraConfig
 
-__all__ = ["EPOCH", "check_values", "checked_steps", "raise_on_mismatch"]
+__all__ = ["EPOCH", "check_values", "checked_steps"]
 
 #: Where times begin. With its time zone: Aurora would take a naive time as the machine's own.
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -123,39 +122,3 @@ def _describe_bad_input(config: AuroraConfig, fields: torch.Tensor, times: torch
         "whole forecast NaN: fill the gaps, or leave these times or variables out (hftune audit "
         "lists them)."
     )
-
-
-def raise_on_mismatch(
-    source: str,
-    *,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    reshaped: Collection[str],
-    advice: str,
-) -> None:
-    """Raises an error that lists weights which do not fit, if there are any.
-
-    Args:
-        source (str): Where the weights are from.
-        missing, unexpected, reshaped (collections of str): Names of weights that it lacks, that the
-            model lacks, and of another shape.
-        advice (str): What to do, the last line of the message.
-
-    Raises:
-        CheckpointError: If one of the three is not empty.
-    """
-    lines = [
-        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
-        for what, names in (
-            ("missing from it", missing),
-            ("that the model does not have", unexpected),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if lines:
-        listed = "\n".join(lines)
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture than the configuration:\n"
-            f"{listed}\n{advice}"
-        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import datetime
 import functools
 import os
@@ -17,39 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
-
-from hftune.utils.errors import CheckpointError, DataError
+from transformers import AutoConfig, AutoModel
 
 from ..weather.losses import LOSS_FUNCTIONS, channel_errors
+from ..weather.weather_model import ForecastOutput, WeatherModel
 from .configuration_aurora import AuroraConfig
 from .constants_aurora import Constants, past_insolation
-from .inputs_aurora import EPOCH, check_values, checked_steps, raise_on_mismatch
+from .inputs_aurora import EPOCH, check_values, checked_steps
 from .network_aurora import ChannelMap, build_network
 
-__all__ = ["AuroraForForecasting", "ForecastOutput"]
+__all__ = ["AuroraForForecasting"]
 
 
-@dataclasses.dataclass
-class ForecastOutput(ModelOutput):
-    """What :class:`AuroraForForecasting` returns.
-
-    Args:
-        loss (tensor, *optional*): Scalar; None without targets.
-        prediction (tensor ``[B, L, C, H', W]``): Forecast of each step, in physical units, float32.
-        losses (dict, *optional*): Mean error of each variable (over its levels, steps, samples and
-            the grid) of normalised fields, before weights: detached scalars by name.
-    """
-
-    loss: torch.Tensor | None = None
-    prediction: torch.Tensor | None = None
-    losses: dict[str, torch.Tensor] | None = None
-
-
-class AuroraForForecasting(PreTrainedModel):
+class AuroraForForecasting(WeatherModel):
     """Microsoft Aurora with its own statistics, grid, channels and loss.
 
     The network is an unchanged model of the ``aurora`` package, ``model.aurora``. Around it this
@@ -91,9 +71,6 @@ class AuroraForForecasting(PreTrainedModel):
     """
 
     config_class = AuroraConfig
-    main_input_name = "fields"
-    # The loss is a mean: the Trainer divides by the accumulation steps, and must.
-    accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _no_split_modules = ["Swin3DTransformerBlock", "PerceiverResampler"]
 
@@ -101,48 +78,15 @@ class AuroraForForecasting(PreTrainedModel):
         super().__init__(config)
         self.aurora = build_network(config)
         self.channel_map = ChannelMap.of(config)
-        if config.static_channels:
-            shape = (len(config.static_channels), len(config.latitude), len(config.longitude))
-            # NaN until they are set, so that a model without them says so.
-            self.register_buffer("static_fields", torch.full(shape, float("nan")))
-        else:
-            self.static_fields = None
+        self.make_static_fields()
         self._constants_by_device: dict[torch.device, Constants] = {}
         self.gradient_checkpointing = False  # what transformers looks at
         self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leaves the network as the aurora package initialised it (transformers would redo it)."""
 
     @property
     def output_latitude(self) -> np.ndarray:
         """float64 latitudes ``[H']`` of the predictions, in degrees north."""
         return np.asarray(self.config.latitude[: self.config.output_rows])
-
-    def set_static_fields(self, values: np.ndarray | torch.Tensor) -> None:
-        """Makes time-invariant fields a part of the model.
-
-        Args:
-            values (array or tensor ``[S, H, W]``): Fields in the order of
-                ``config.static_channels``, in physical units.
-
-        Raises:
-            DataError: If the shape is another one, or a value is not finite.
-        """
-        if not isinstance(values, torch.Tensor):
-            values = torch.tensor(np.asarray(values), dtype=torch.float32)
-        config = self.config
-        expected = (len(config.static_channels), len(config.latitude), len(config.longitude))
-        if tuple(values.shape) != expected:
-            raise DataError(
-                f"static fields have the shape {list(values.shape)}; expected {list(expected)}: "
-                f"{', '.join(self.config.static_channels) or 'none'} on the model's grid."
-            )
-        for name, field in zip(self.config.static_channels, values, strict=True):
-            if not torch.isfinite(field).all():
-                raise DataError(f"static field {name} is not finite everywhere: fill it first.")
-        if self.static_fields is not None:
-            self.static_fields.copy_(values)
 
     def forward(
         self,
@@ -359,25 +303,7 @@ class AuroraForForecasting(PreTrainedModel):
 
         if is_aurora_checkpoint(pretrained_model_name_or_path):
             return load_aurora_checkpoint(pretrained_model_name_or_path, *args, **kwargs)
-        source = str(pretrained_model_name_or_path)
-        if kwargs.get("config") is None:
-            AuroraConfig.get_config_dict(source, **kwargs)  # says what is wrong, before all else
-        kwargs.setdefault("dtype", torch.float32)
-        wants_information = kwargs.pop("output_loading_info", False)
-        try:
-            model, information = super().from_pretrained(
-                source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise CheckpointError(f"the weights in {source} are damaged: {error}.") from error
-        raise_on_mismatch(
-            source,
-            missing=information["missing_keys"],
-            unexpected=information["unexpected_keys"],
-            reshaped=[str(key[0]) for key in information["mismatched_keys"]],
-            advice="Use the configuration that they were saved with.",
-        )
-        return (model, information) if wants_information else model
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def _checkpointed(function: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,158 @@
+"""What forecast models have in common: inputs, outputs, static fields, weights that fit or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hftune.utils.errors import CheckpointError, DataError
+
+__all__ = ["ForecastOutput", "WeatherModel", "raise_on_mismatch"]
+
+
+@dataclasses.dataclass
+class ForecastOutput(ModelOutput):
+    """What a :class:`WeatherModel` returns.
+
+    Args:
+        loss (tensor, *optional*): Scalar; None without targets.
+        prediction (tensor ``[B, L, C, H', W]``): Forecast of each step, in physical units, float32.
+        losses (dict, *optional*): Error of each variable, before weights: detached scalars by name.
+    """
+
+    loss: torch.Tensor | None = None
+    prediction: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+
+
+class WeatherModel(PreTrainedModel):
+    """A model that forecasts weather fields step by step.
+
+    Its ``forward(fields, times, target_fields=None, steps=None)`` takes ``fields [B, T, C, H, W]``
+    in physical units and the ``times [B]`` of the last of them, int64 seconds since 1970-01-01 UTC,
+    and returns a :class:`ForecastOutput`. Its configuration has ``channels``, ``static_channels``,
+    ``latitude`` (decreasing), ``longitude``, ``timestep_hours`` and ``history`` (``T``).
+    """
+
+    main_input_name = "fields"
+    # The loss is a mean: the Trainer divides by the accumulation steps, and must.
+    accepts_loss_kwargs = False
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leaves the network as its own code initialised it (transformers would redo it)."""
+
+    def make_static_fields(self) -> None:
+        """Adds the buffer ``static_fields [S, H, W]``, or None without static channels."""
+        config = self.config
+        if config.static_channels:
+            shape = (len(config.static_channels), len(config.latitude), len(config.longitude))
+            # NaN until they are set, so that a model without them says so.
+            self.register_buffer("static_fields", torch.full(shape, float("nan")))
+        else:
+            self.static_fields = None
+
+    def set_static_fields(self, values: np.ndarray | torch.Tensor) -> None:
+        """Makes time-invariant fields a part of the model.
+
+        Args:
+            values (array or tensor ``[S, H, W]``): Fields in the order of
+                ``config.static_channels``, in physical units.
+
+        Raises:
+            DataError: If the shape is another one, or a value is not finite.
+        """
+        if not isinstance(values, torch.Tensor):
+            values = torch.tensor(np.asarray(values), dtype=torch.float32)
+        config = self.config
+        expected = (len(config.static_channels), len(config.latitude), len(config.longitude))
+        if tuple(values.shape) != expected:
+            raise DataError(
+                f"static fields have the shape {list(values.shape)}; expected {list(expected)}: "
+                f"{', '.join(config.static_channels) or 'none'} on the model's grid."
+            )
+        for name, field in zip(config.static_channels, values, strict=True):
+            if not torch.isfinite(field).all():
+                raise DataError(f"static field {name} is not finite everywhere: fill it first.")
+        if self.static_fields is not None:
+            self.static_fields.copy_(values)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> WeatherModel:
+        """Loads a saved model.
+
+        Args:
+            pretrained_model_name_or_path (str or path): A folder that ``save_pretrained`` wrote, or
+                a Hub repository of one.
+            *args: As for any ``PreTrainedModel``.
+            **kwargs: As for any ``PreTrainedModel``. Parameters are float32 unless ``dtype`` says
+                otherwise.
+
+        Raises:
+            CheckpointError: If the weights are of another architecture.
+        """
+        source = str(pretrained_model_name_or_path)
+        if kwargs.get("config") is None:
+            # Says what is wrong with the configuration, before all else.
+            cls.config_class.get_config_dict(source, **kwargs)
+        kwargs.setdefault("dtype", torch.float32)
+        wants_information = kwargs.pop("output_loading_info", False)
+        try:
+            model, information = super().from_pretrained(
+                source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise CheckpointError(f"the weights in {source} are damaged: {error}.") from error
+        raise_on_mismatch(
+            source,
+            missing=information["missing_keys"],
+            unexpected=information["unexpected_keys"],
+            reshaped=[str(key[0]) for key in information["mismatched_keys"]],
+            advice="Use the configuration that they were saved with.",
+        )
+        return (model, information) if wants_information else model
+
+
+def raise_on_mismatch(
+    source: str,
+    *,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    reshaped: Collection[str],
+    advice: str,
+) -> None:
+    """Raises an error that lists weights which do not fit, if there are any.
+
+    Args:
+        source (str): Where the weights are from.
+        missing, unexpected, reshaped (collections of str): Names of weights that it lacks, that the
+            model lacks, and of another shape.
+        advice (str): What to do, the last line of the message.
+
+    Raises:
+        CheckpointError: If one of the three is not empty.
+    """
+    lines = [
+        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing from it", missing),
+            ("that the model does not have", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"the weights in {source} are of another architecture than the configuration:\n"
+            f"{listed}\n{advice}"
+        )
