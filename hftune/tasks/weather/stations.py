@@ -13,7 +13,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ _POSITIONS = "stations.csv"
 _COLUMNS = ("station_id", "longitude", "latitude")
 _MISSING = {"", "na", "nan", "null", "none"}
 _SHOWN = 10
+_LOGARITHM = re.compile(r"log1p\((.+)\)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +79,40 @@ class Stations:
         values = self.values[rows]
         values[self.times[rows] != times] = np.nan
         return values
+
+    def select(self, variables: Sequence[str]) -> Stations:
+        """Returns some of the variables, or the logarithm of one plus a variable.
+
+        Args:
+            variables (sequence of str): ``"tmax"``, or ``"log1p(precip)"`` for a variable such as
+                rain, whose large values would else drown the others.
+
+        Raises:
+            DataError: If there is no such variable, or a logarithm of less than zero is asked for.
+        """
+        problems, parts = [], []
+        for wanted in variables:
+            logarithm = _LOGARITHM.fullmatch(wanted)
+            name = logarithm[1] if logarithm else wanted
+            if name not in self.variables:
+                problems.append(
+                    f"the stations do not observe {name}, but {', '.join(self.variables)}."
+                    f"{did_you_mean(name, self.variables)}"
+                )
+                continue
+            values = self.values[:, self.variables.index(name)]
+            if logarithm and np.nanmin(values, initial=0) < 0:
+                row, station = np.argwhere(values < 0)[0]
+                problems.append(
+                    f"{wanted} needs values of 0 or more, and {self.names[station]} has "
+                    f"{values[row, station]:g} on {format_time(self.times[row])}: make it 0, or "
+                    "leave it empty where it stands for a missing value."
+                )
+                continue
+            parts.append(np.log1p(values) if logarithm else values)
+        if problems:
+            raise DataError(problems[0] if len(problems) == 1 else "\n".join(problems))
+        return dataclasses.replace(self, variables=tuple(variables), values=np.stack(parts, axis=1))
 
 
 def read_stations(folder: str | os.PathLike[str]) -> Stations:

@@ -116,6 +116,27 @@ def test_folders_that_are_none(tmp_path):
     )
 
 
+def test_selects_variables_and_their_logarithms(tmp_path):
+    folder = write(
+        tmp_path, rain="date,A,B\n2000-01-01,0,\n", snow="date,A\n2000-01-01,-1\n",
+        tmax="date,A,B\n2000-01-01,1,2\n",
+    )  # fmt: skip
+    stations = read_stations(folder)
+    chosen = stations.select(["tmax", "log1p(rain)"])
+    assert chosen.variables == ("tmax", "log1p(rain)") and chosen.names == stations.names
+    np.testing.assert_array_equal(chosen.values, [[[1, 2], [0, np.nan]]])
+    assert stations.select(["log1p(tmax)"]).values[0, 0].tolist() == pytest.approx(
+        np.log([2, 3]), rel=1e-6
+    )
+    with pytest.raises(DataError) as error:
+        stations.select(["tmx", "log1p(snow)"])
+    assert str(error.value) == (
+        "the stations do not observe tmx, but rain, snow, tmax. Did you mean 'tmax'?\n"
+        "log1p(snow) needs values of 0 or more, and A has -1 on 2000-01-01: make it 0, or leave it "
+        "empty where it stands for a missing value."
+    )
+
+
 def test_what_is_written_is_read_back(tmp_path):
     values = np.array([[[0.1, np.nan]], [[1e-7, -12345.678]]], dtype=np.float32)
     times = np.array([0, 6 * 3600])
