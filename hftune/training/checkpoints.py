@@ -33,6 +33,7 @@ __all__ = [
     "seal_checkpoint",
     "unseal_checkpoint",
     "verify_checkpoint",
+    "weights_hash",
 ]
 
 MANIFEST = "hftune_manifest.json"
@@ -101,6 +102,19 @@ def seal_checkpoint(
     }
     write_json(folder / MANIFEST, manifest)
     sync_folder(folder.parent)
+
+
+def weights_hash(folder: str | os.PathLike[str]) -> str:
+    """Returns a hash of the weights in a sealed folder, without reading them.
+
+    Args:
+        folder (path): The checkpoint.
+    """
+    import xxhash
+
+    files = read_json(Path(folder) / MANIFEST)["files"]
+    weights = sorted((n, f["xxh3_128"]) for n, f in files.items() if n.endswith(".safetensors"))
+    return xxhash.xxh3_128(repr(weights).encode()).hexdigest()
 
 
 def unseal_checkpoint(folder: str | os.PathLike[str]) -> None:

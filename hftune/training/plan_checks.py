@@ -40,6 +40,7 @@ def check_room(
     model_bytes: int,
     checkpoints: int,
     keep_epoch_weights: bool,
+    more_bytes: int = 0,
 ) -> None:
     """Looks whether the disk has room for the stages that are not done.
 
@@ -50,13 +51,14 @@ def check_room(
         model_bytes (int): Of the weights.
         checkpoints (int): With weights and two moments, that are there at a time.
         keep_epoch_weights (bool): Whether each epoch leaves its weights.
+        more_bytes (int): What the stages write beside weights. Defaults to 0.
 
     Raises:
         ConfigurationError: If it has not.
     """
     missing = [stage for stage in plan.stages if not journal.is_done(stage.name)]
     kept = sum(1 + (math.ceil(s.epochs) if keep_epoch_weights else 0) for s in missing)
-    need, free = model_bytes * (kept + 3 * checkpoints), free_bytes(root)
+    need, free = model_bytes * (kept + 3 * checkpoints) + more_bytes, free_bytes(root)
     if free < need:
         advice = (
             "--keep_epoch_weights false keeps only the best model of each stage."

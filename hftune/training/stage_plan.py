@@ -103,10 +103,12 @@ class StagePlan(StageWeights):
                     # The newest, the best, and the one that is being written.
                     checkpoints=(self.args.save_total_limit or 2) + 2,
                     keep_epoch_weights=self.staging.keep_epoch_weights,
+                    more_bytes=self.room_needed(len(journal.results(plan))),
                 )
                 plan.write(root)
             for folder in leftovers(plan, journal, root):
                 shutil.rmtree(folder, ignore_errors=True)
+            self.tidy(len(journal.results(plan)))
             if journal.values["ended"]:
                 done = [
                     journal.entry(s.name)["result"] for s in plan.stages if journal.is_done(s.name)

@@ -42,6 +42,9 @@ class StageSpec:
             whose stages have other settings is another plan.
         key (str): What tells it from the others, whatever its number. Defaults to the name.
         evaluator (Evaluator, *optional*): Scores it. Defaults to the trainer's.
+        samples (int, *optional*): Number of its samples, where ``train_dataset`` is a function.
+        starts_from (str, *optional*): Key of the earlier stage from whose best model it starts, or
+            ``"initial"`` for the weights that the run starts with. Defaults to the stage before it.
     """
 
     name: str
@@ -51,11 +54,13 @@ class StageSpec:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key: str = ""
     evaluator: Evaluator | None = None
+    samples: int | None = None
+    starts_from: str | None = None
 
     @property
-    def has_data(self) -> bool:
-        """Whether its data are known before it begins."""
-        return not callable(self.train_dataset)
+    def count(self) -> int | None:
+        """Number of its samples; None where that is not known before it begins."""
+        return self.samples if callable(self.train_dataset) else len(self.train_dataset)
 
     def batch(self, args: HFTuneArguments) -> tuple[int, int]:
         """Returns micro batch and accumulation: never more than the data.
@@ -65,8 +70,8 @@ class StageSpec:
         """
         micro = self._argument("per_device_train_batch_size", args)
         accumulation = self._argument("gradient_accumulation_steps", args)
-        if self.has_data:
-            share = max(math.ceil(len(self.train_dataset) / args.world_size), 1)
+        if self.count is not None:
+            share = max(math.ceil(self.count / args.world_size), 1)
             micro = min(micro, share)
             accumulation = min(accumulation, math.ceil(share / micro))
         return micro, accumulation
@@ -80,13 +85,14 @@ class StageSpec:
         epochs = self._argument("num_train_epochs", args)
         steps = max(self._argument("max_steps", args), 0)
         settings = dict(self.settings)
-        if self.has_data:
-            samples = len(self.train_dataset)
-            settings.setdefault("samples", samples)
+        if self.count is not None:
+            settings.setdefault("samples", self.count)
             micro, accumulation = self.batch(args)
-            batches = math.ceil(samples / (micro * args.world_size))
+            batches = math.ceil(self.count / (micro * args.world_size))
             steps = steps or math.ceil(math.ceil(batches / accumulation) * epochs)
         settings |= {name: self.arguments[name] for name in sorted(self.arguments)}
+        if self.starts_from is not None:
+            settings["starts_from"] = self.starts_from
         return PlannedStage(
             key=self.key or self.name,
             name=self.name,

@@ -185,6 +185,23 @@ class StagedMixin(StagePlan):
             reason (str, *optional*): Why the run ends here, before its plan.
         """
 
+    def room_needed(self, done: int) -> int:
+        """Returns the bytes that the stages to come will take on the run's disk at most, beside
+        weights and checkpoints; in the first process. For subclasses.
+
+        Args:
+            done (int): Stages that are done.
+        """
+        return 0
+
+    def tidy(self, done: int) -> None:
+        """Removes what no later stage needs; in the first process, when a stage is in the journal
+        and when a run begins, where an earlier one may have been stopped before. For subclasses.
+
+        Args:
+            done (int): Stages that are done.
+        """
+
     # The run
 
     def _train(
@@ -346,15 +363,18 @@ class StagedMixin(StagePlan):
 
     def _start_weights(self, stage: Stage) -> Path:
         """Where the weights lie that a stage starts from."""
-        if stage.number > 1 and not self.staging.fresh_each_stage:
-            before = self.plan.stages[stage.number - 2]
+        source = self._spec(stage).starts_from
+        if source is None and stage.number > 1 and not self.staging.fresh_each_stage:
+            source = self.plan.stages[stage.number - 2].key
+        if source not in (None, "initial"):
+            before = next(s for s in self.plan.stages if s.key == source)
             return best_model(stage.root, before.name)
         initial = stage.root / INITIAL_MODEL
         if not self._in_first(lambda: verify_checkpoint(initial) == []):
             if stage.number > 1:
                 raise CheckpointError(
-                    f"{initial} is not there or damaged: fresh_each_stage starts each stage from "
-                    "the weights that the run started with. Begin anew with --resume never."
+                    f"{initial} is not there or damaged: this stage starts from the weights that "
+                    "the run started with. Begin anew with --resume never."
                 )
             self._save_first_weights(initial)
         return initial
@@ -465,8 +485,12 @@ class StagedMixin(StagePlan):
             for folder in leftovers(self.plan, self.journal, stage.root):
                 unseal_checkpoint(folder)
                 shutil.rmtree(folder, ignore_errors=True)
-            if stage.number == 1 and not self.staging.fresh_each_stage:
+            needed = self.staging.fresh_each_stage or any(
+                spec.starts_from == "initial" for spec in self.stages
+            )
+            if stage.number == 1 and not needed:
                 shutil.rmtree(stage.root / INITIAL_MODEL, ignore_errors=True)
+            self.tidy(len(results))
             return self.journal.values, ended
 
         self.journal.values, stage = self._in_first(finish)

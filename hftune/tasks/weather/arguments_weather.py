@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
-__all__ = ["WeatherDataArguments"]
+__all__ = ["WeatherDataArguments", "WeatherFieldsArguments"]
 
 
 @dataclasses.dataclass
-class WeatherDataArguments:
-    """Which weather fields to learn from, and how they are cut into samples.
+class WeatherFieldsArguments:
+    """Which weather fields to learn from, and their dates.
 
     Args:
         data (list of str): Files, globs, Zarr stores or URLs, as
@@ -24,9 +24,6 @@ class WeatherDataArguments:
             by commas. Defaults to the first 80 % of the times.
         validation_dates (str): Dates to choose the best model on. Defaults to the next 10 %.
         test_dates (str): Dates to score the best model on. Defaults to the last 10 %.
-        lead_hours (list of int): Lead times to score, in hours, multiples of the model's step; the
-            first one is that step unless the model brings its own. Defaults to 24.
-        history (int): Number of past states the model sees. Defaults to 2.
         cache_dir (str, *optional*): Where fields that cannot be read in place are written once.
             Defaults to ``cache/weather`` in the hftune home.
         audit (str): ``strict`` stops on errors in the data, ``warn`` prints them and goes on,
@@ -67,11 +64,6 @@ class WeatherDataArguments:
     test_dates: str | None = field(
         default=None, metadata={"help": "Dates to score the best model on. Default: last 10 %."}
     )
-    lead_hours: list[int] = field(
-        default_factory=lambda: [24],
-        metadata={"help": "Lead times to score, in hours; multiples of the model's step."},
-    )
-    history: int = field(default=2, metadata={"help": "Number of past states the model sees."})
     cache_dir: str | None = field(
         default=None, metadata={"help": "Where fields are cached. Default: in the hftune home."}
     )
@@ -90,18 +82,6 @@ class WeatherDataArguments:
         from .dates import parse_dates
 
         problems = []
-        leads = values["lead_hours"]
-        if not leads or min(leads) < 1 or sorted(set(leads)) != list(leads):
-            problems.append(
-                f"lead_hours is {leads}; give positive hours in increasing order, such as 24 48 72."
-            )
-        elif any(lead % leads[0] for lead in leads):
-            problems.append(
-                f"lead_hours {leads} are not all multiples of the first, {leads[0]}, "
-                "which is the model's step."
-            )
-        if values["history"] < 1:
-            problems.append(f"history is {values['history']}; it must be 1 or more.")
         given = [name for name in ("train_dates", "validation_dates", "test_dates") if values[name]]
         if len(given) not in (0, 3):
             missing = sorted({"train_dates", "validation_dates", "test_dates"} - set(given))
@@ -122,3 +102,38 @@ class WeatherDataArguments:
                         "scores would be of samples that were trained or chosen on."
                     )
         return problems
+
+
+@dataclasses.dataclass
+class WeatherDataArguments(WeatherFieldsArguments):
+    """The fields of :class:`WeatherFieldsArguments`, and how they are cut into samples.
+
+    Args:
+        lead_hours (list of int): Lead times to score, in hours, multiples of the model's step; the
+            first one is that step unless the model brings its own. Defaults to 24.
+        history (int): Number of past states the model sees. Defaults to 2.
+    """
+
+    lead_hours: list[int] = field(
+        default_factory=lambda: [24],
+        metadata={"help": "Lead times to score, in hours; multiples of the model's step."},
+    )
+    history: int = field(default=2, metadata={"help": "Number of past states the model sees."})
+
+    @classmethod
+    def check(cls, values: dict[str, Any]) -> list[str]:
+        """Returns what is wrong with the values, one text a problem."""
+        problems = []
+        leads = values["lead_hours"]
+        if not leads or min(leads) < 1 or sorted(set(leads)) != list(leads):
+            problems.append(
+                f"lead_hours is {leads}; give positive hours in increasing order, such as 24 48 72."
+            )
+        elif any(lead % leads[0] for lead in leads):
+            problems.append(
+                f"lead_hours {leads} are not all multiples of the first, {leads[0]}, "
+                "which is the model's step."
+            )
+        if values["history"] < 1:
+            problems.append(f"history is {values['history']}; it must be 1 or more.")
+        return problems + super().check(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
-__all__ = ["ForecastEvaluator", "ForecastExample", "evaluate_forecaster", "model_predictor"]
+__all__ = [
+    "ForecastEvaluator",
+    "ForecastExample",
+    "evaluate_forecaster",
+    "gathered",
+    "model_predictor",
+    "process_group",
+    "shared_batches",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,32 +118,12 @@ def evaluate_forecaster(
     Returns:
         ``scores``.
     """
-    import torch
-    from torch.utils.data import DataLoader
-
-    from .samples import collate
-
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world = (
-        (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
-    )
-    share = -(-len(samples) // world)
-    mine = np.arange(rank * share, (rank + 1) * share)
-    own = int((mine < len(samples)).sum())
-    # A last process that runs short repeats the last sample, unscored.
-    loader = DataLoader(
-        samples,
-        batch_size=batch_size,
-        sampler=np.minimum(mine, len(samples) - 1).tolist(),
-        collate_fn=collate,
-    )
     part = ForecastScores(scores.layout, scores.lead_hours, scores.climatology)
     rows, columns = scores.layout.grid
     leads = np.asarray(scores.lead_hours, dtype=np.int64) * 3600
     done = 0
-    for batch in loader:
+    for batch, kept in shared_batches(samples, batch_size):
         forecast = predict(batch)
-        kept = min(own - done, len(forecast))
         if kept > 0:
             last = batch["fields"][:kept, -1:, :, :rows].numpy()
             truth = batch["target_fields"][:kept, :, :, :rows].numpy()
@@ -147,13 +135,62 @@ def evaluate_forecaster(
             done += kept
         if progress is not None:
             progress(done)
-    states = [part.state_dict()]
-    if grouped:
-        states = [None] * world
-        torch.distributed.all_gather_object(states, part.state_dict())
-    for state in states:
+    for state in gathered(part.state_dict()):
         scores.merge(state)
     return scores
+
+
+def process_group() -> tuple[int, int]:
+    """Returns this process's rank and the number of processes."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def gathered(value: Any) -> list[Any]:
+    """Returns the values of all processes of the group, in the order of their ranks."""
+    import torch
+
+    world = process_group()[1]
+    values = [value] * world
+    if world > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def shared_batches(
+    samples: Dataset, batch_size: int
+) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+    """Yields this process's share of samples in batches, equally many in all processes.
+
+    Args:
+        samples (Dataset): The samples, the same in all processes.
+        batch_size (int): Samples at a time.
+
+    Yields:
+        A batch, and how many of its samples count: a last process that runs short repeats the last
+        sample.
+    """
+    from torch.utils.data import DataLoader
+
+    from .samples import collate
+
+    rank, world = process_group()
+    share = -(-len(samples) // world)
+    mine = np.arange(rank * share, (rank + 1) * share)
+    left = int((mine < len(samples)).sum())
+    loader = DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=np.minimum(mine, len(samples) - 1).tolist(),
+        collate_fn=collate,
+    )
+    for batch in loader:
+        count = len(next(iter(batch.values())))
+        yield batch, min(left, count)
+        left = max(left - count, 0)
 
 
 class ForecastEvaluator:

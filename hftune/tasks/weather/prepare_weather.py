@@ -13,7 +13,7 @@ import numpy as np
 from ...utils.errors import DataError
 from ...utils.files import write_json
 from ...utils.terminal import console, is_main_process
-from .arguments_weather import WeatherDataArguments
+from .arguments_weather import WeatherDataArguments, WeatherFieldsArguments
 from .climatology import Climatology, compute_climatology
 from .dates import describe_times, select_rows
 from .fields import WeatherFields
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from .audit import Audit
 
-__all__ = ["WeatherData", "prepare_weather_data"]
+__all__ = ["DEFAULT_SPLITS", "WeatherData", "audited", "open_weather", "prepare_weather_data"]
 
-# Of the times, where no dates are given.
-_DEFAULT_SPLITS = {"train": "0%:80%", "validation": "80%:90%", "test": "90%:100%"}
+DEFAULT_SPLITS = {"train": "0%:80%", "validation": "80%:90%", "test": "90%:100%"}
+"""Of the times, where no dates are given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,15 @@ class WeatherData:
         }
 
 
-def _open(arguments: WeatherDataArguments) -> WeatherFields:
+def open_weather(arguments: WeatherFieldsArguments) -> WeatherFields:
+    """Opens the fields that a run's settings name; the simulated atmosphere where they name none.
+
+    Args:
+        arguments (WeatherFieldsArguments): The ``data:`` section.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
     data: Sequence[str | Path] = arguments.data
     if not data:
         from .simulation import simulated_atmosphere_path
@@ -96,13 +104,25 @@ def _open(arguments: WeatherDataArguments) -> WeatherFields:
     )
 
 
-def _audited(
+def audited(
     fields: WeatherFields,
-    arguments: WeatherDataArguments,
+    arguments: WeatherFieldsArguments,
     step_hours: float,
     reference: Any,
     folder: Path,
 ) -> Audit | None:
+    """Audits fields in the first process, as the settings say, and prints what was found.
+
+    Args:
+        fields (WeatherFields): The fields.
+        arguments (WeatherFieldsArguments): The ``data:`` section.
+        step_hours (float): The model's step, hours.
+        reference: ``channels``, ``mean`` and ``std`` to compare with, or None.
+        folder (Path): Where ``audit.json`` is written.
+
+    Raises:
+        DataError: If there are errors and ``audit`` is ``strict``.
+    """
     if arguments.audit == "off" or not is_main_process():
         return None  # an error in the first process ends the others too: the launcher sees to it
     from .audit import audit_fields
@@ -135,11 +155,11 @@ def prepare_weather_data(
         DataError: If the data cannot be read, the audit found errors (``audit`` is ``strict``), or
             a split has no sample.
     """
-    fields = _open(arguments)
-    audit = _audited(fields, arguments, step_hours, reference, Path(output_dir))
+    fields = open_weather(arguments)
+    audit = audited(fields, arguments, step_hours, reference, Path(output_dir))
     cut = functools.partial(make_samples, fields, history=arguments.history, step_hours=step_hours)
     samples, rows = {}, {}
-    for name, share in _DEFAULT_SPLITS.items():
+    for name, share in DEFAULT_SPLITS.items():
         dates = getattr(arguments, f"{name}_dates") or share
         leads = [step_hours] if name == "train" else arguments.lead_hours
         try:

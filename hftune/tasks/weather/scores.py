@@ -211,6 +211,35 @@ class ForecastScores:
         periods = [period for period in (self._period, state["period"]) if period is not None]
         self._period = (min(p[0] for p in periods), max(p[1] for p in periods))
 
+    @classmethod
+    def joined(cls, parts: Sequence[ForecastScores]) -> ForecastScores:
+        """Puts scores of different lead times, made on the same samples, beside each other.
+
+        Args:
+            parts (sequence of ForecastScores): In the order of their lead times, with the same
+                forecasts.
+
+        Raises:
+            DataError: If they were made on different numbers of samples.
+        """
+        first = parts[0]
+        counts = sorted({part.samples for part in parts})
+        if len(counts) > 1:
+            raise DataError(
+                f"The scores of different lead times were made on {counts} samples: score the same "
+                "ones at each."
+            )
+        leads = [hours for part in parts for hours in part.lead_hours]
+        whole = cls(first.layout, leads, first.climatology)
+        whole.samples = first.samples
+        periods = [part._period for part in parts if part._period is not None]
+        if periods:
+            whole._period = (min(p[0] for p in periods), max(p[1] for p in periods))
+        for name in first._sums:
+            whole._sums[name] = np.concatenate([part._sums[name] for part in parts], axis=1)
+            whole._counts[name] = np.concatenate([part._counts[name] for part in parts], axis=1)
+        return whole
+
     def adopt(self, name: str, other: ForecastScores, source: str = "model") -> None:
         """Takes over one forecast of other scores that were made on the same samples.
 
