@@ -57,7 +57,7 @@ class LeadTimeChain(Protocol):
         """Returns the bytes that the lead times after the first ``done`` take at most."""
 
     def tidy(self, done: int) -> None:
-        """Removes states that no lead time after the first ``done`` needs and nobody asked to keep."""
+        """Removes states that no lead time after the first ``done`` needs or has to keep."""
 
 
 class LeadTimeMixin(StagedMixin):
