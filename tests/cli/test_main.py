@@ -40,7 +40,7 @@ def test_unknown_command_has_a_suggestion(capsys):
     assert command.main(["docter"]) == 2
     assert capsys.readouterr().err == "hftune: 'docter' is not a command. Did you mean 'doctor'?\n"
     assert command.main(["xyz"]) == 2
-    assert "Commands: audit, background, callbacks" in capsys.readouterr().err
+    assert "Commands: aardvark, audit, background, callbacks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

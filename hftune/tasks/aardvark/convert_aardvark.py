@@ -29,6 +29,7 @@ from .official_files import OfficialCheckpoint, is_official_folder, read_officia
 
 __all__ = [
     "LICENSE",
+    "kind_of_model",
     "kinds_of_checkpoint",
     "load_encoder",
     "load_official_encoder",
@@ -41,6 +42,7 @@ LICENSE = "cc-by-nc-nd-4.0"
 """Licence of the published weights: no commercial use, no derivatives to be passed on."""
 
 _MODELS = {"processor": AardvarkProcessor, "encoder": AardvarkEncoder}
+_CONFIGS = {"processor": published_config, "encoder": published_encoder_config}
 _ARTICLE = {"processor": "a processor", "encoder": "an encoder"}
 
 _STATIC_FILE = "elev_vars_1.npy"
@@ -66,6 +68,43 @@ def kinds_of_checkpoint(checkpoint: OfficialCheckpoint) -> list[Literal["process
     if not kinds and any(name.startswith("decoder_lr.") for name in names):
         kinds.append("encoder" if f"{_MIXER}0.weight" in names else "processor")
     return kinds
+
+
+def kind_of_model(source: str | os.PathLike[str]) -> Literal["processor", "encoder"]:
+    """Tells which network a model that hftune saved is.
+
+    Args:
+        source (path): Its folder, or a Hub repository.
+
+    Raises:
+        CheckpointError: If there is no model, or another one.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").exists():
+        below = sorted(
+            folder
+            for folder in path.iterdir()
+            if (folder / "config.json").exists() or is_official_folder(folder)
+        )
+        advice = f" Did you mean {below[0]}?" if below else ""
+        raise CheckpointError(
+            f"{source} is no model folder: expected config.json and model.safetensors, as hftune "
+            f"saves them, or a file such as epoch_0, as Aardvark's scripts do.{advice}"
+        )
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(str(source))
+    except OSError as error:
+        raise CheckpointError(
+            f"{source} is neither a model folder here nor a repository on the Hub that can be "
+            f"reached ({str(error).splitlines()[0]})"
+        ) from error
+    for kind, model in _MODELS.items():
+        if values.get("model_type") == model.config_class.model_type:
+            return kind
+    raise CheckpointError(
+        f"{source} holds a model of the type {values.get('model_type')}; expected a processor or "
+        "an encoder of Aardvark's."
+    )
 
 
 def load_official_processor(
@@ -278,31 +317,28 @@ def _load(
     if kind == "encoder":
         statistics = {name: v for name, v in statistics.items() if name in ("mean", "std")}
     known = saved | sizes | statistics | settings
-    names = known.pop("static_channels", None)
-    make = published_config if kind == "processor" else published_encoder_config
-    if names is None:
-        empty = make(**known, static_channels=[])
-        others = empty.in_channels if kind == "processor" else empty.feature_count
-        if inputs < others:
-            raise CheckpointError(
-                f"the network in {path} takes {inputs} channels; without static fields the "
-                f"configuration gives it {others} already: it is of another architecture."
-            )
-        names = [f"static_{i}" for i in range(inputs - others)]
-    fields = _static_fields(path, static, names)
+    if "static_channels" not in known:
+        known["static_channels"] = _static_names(path, kind, known, inputs)
+    fields = _static_fields(path, static, len(known["static_channels"]))
     if kind == "processor" and fields is not None and (static is not None or not saved):
         # As the scripts do: each field with its own mean and standard deviation.
         spread = fields.std(axis=(1, 2), dtype=np.float64)
         known["static_mean"] = fields.mean(axis=(1, 2), dtype=np.float64).tolist()
         known["static_std"] = np.where(spread > 0, spread, 1.0).tolist()
-    config = make(**known, static_channels=names)
+    config = _CONFIGS[kind](**known)
     if not saved:
         config.license = LICENSE
         _say_license()
         _warn_of_settings(kind, kinds, checkpoint)
+    model = _filled(_MODELS[kind](config), weights, path)
+    if fields is not None:
+        model.set_static_fields(fields)
+    return model
 
-    model = _MODELS[kind](config)
-    own = model.network.state_dict()
+
+def _filled(model: WeatherModel, weights: Mapping[str, torch.Tensor], path: Path) -> WeatherModel:
+    """The model with these weights, which are all that it has, and no others."""
+    config, own = model.config, model.network.state_dict()
     allowed = own
     if not config.reference_tensors:  # then they are left out
         allowed = _reference_model(model, "meta").network.state_dict()
@@ -311,13 +347,24 @@ def _load(
         missing=own.keys() - weights.keys(),
         unexpected=weights.keys() - allowed.keys(),
         reshaped=[n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape],
-        advice=f"The configuration is that of {_ARTICLE[kind]} of {_describe(config)}: give the "
-        "grid and the sizes that the weights were trained with.",
+        advice=f"The configuration has {len(config.channels)} channels on {len(config.longitude)} "
+        f"x {len(config.latitude)} points: give the grid and the sizes that the weights were "
+        "trained with.",
     )
     model.network.load_state_dict({name: weights[name] for name in own})
-    if fields is not None:
-        model.set_static_fields(fields)
     return model
+
+
+def _static_names(path: Path, kind: str, known: Mapping[str, Any], inputs: int) -> list[str]:
+    """Names for as many static fields as the network has inputs for."""
+    empty = _CONFIGS[kind](**known, static_channels=[])
+    others = empty.in_channels if kind == "processor" else empty.feature_count
+    if inputs < others:
+        raise CheckpointError(
+            f"the network in {path} takes {inputs} channels; without static fields the "
+            f"configuration gives it {others} already: it is of another architecture."
+        )
+    return [f"static_{i}" for i in range(inputs - others)]
 
 
 def _sizes(
@@ -380,7 +427,7 @@ def _statistics(
 
 
 def _static_fields(
-    path: Path, static: str | os.PathLike[str] | np.ndarray | None, names: list[str]
+    path: Path, static: str | os.PathLike[str] | np.ndarray | None, count: int
 ) -> np.ndarray | None:
     """Static fields ``[S, H, W]`` from north to south, of what the scripts' file has."""
     if static is None:
@@ -396,10 +443,10 @@ def _static_fields(
             raise DataError(
                 f"{label} cannot be read as a plain array of numbers ({error})."
             ) from error
-    if static.ndim != 3 or len(static) != len(names):
+    if static.ndim != 3 or len(static) != count:
         raise DataError(
-            f"{label} has the shape {list(static.shape)}; the weights are for {len(names)} static "
-            f"fields, [{len(names)}, longitudes, latitudes from south to north]."
+            f"{label} has the shape {list(static.shape)}; the weights are for {count} static "
+            f"fields, [{count}, longitudes, latitudes from south to north]."
         )
     return np.ascontiguousarray(static.astype(np.float32).transpose(0, 2, 1)[:, ::-1])
 
@@ -436,13 +483,6 @@ def _script_settings(model: WeatherModel) -> dict[str, Any]:
     }
 
 
-def _describe(config: PreTrainedConfig) -> str:
-    return (
-        f"{len(config.channels)} channels on {len(config.longitude)} x {len(config.latitude)} "
-        "points"
-    )
-
-
 def _warn_of_settings(kind: str, kinds: list[str], checkpoint: OfficialCheckpoint) -> None:
     """Says what the scripts' settings mean that the weights do not show."""
     difference = checkpoint.settings.get("diff")
@@ -466,14 +506,6 @@ def _say_license() -> None:
 
 
 def _check_saved(kind: str, source: str | os.PathLike[str]) -> None:
-    """Says what a folder holds that is no saved model of this kind."""
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").exists():
-        read_official(path)  # says what is missing, and where it may be
-    values, _ = PreTrainedConfig.get_config_dict(str(source))
-    wanted, found = _MODELS[kind].config_class.model_type, values.get("model_type")
-    if found != wanted:
-        raise CheckpointError(
-            f"{source} holds a model of the type {found}; expected {_ARTICLE[kind]} of Aardvark's "
-            f"({wanted})."
-        )
+    found = kind_of_model(source)
+    if found != kind:
+        raise CheckpointError(f"{source} holds {_ARTICLE[found]}; expected {_ARTICLE[kind]}.")

@@ -234,8 +234,8 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, processor, factors):
             "  1 missing from it: decoder_lr.norm.weight\n"
             "  1 that the model does not have: decoder_lr.norm.scale\n"
             "  1 of another shape: decoder_lr.norm.bias\n"
-            "The configuration is that of a processor of 4 channels on 12 x 11 points: give the "
-            "grid and the sizes that the weights were trained with."
+            "The configuration has 4 channels on 12 x 11 points: give the grid and the sizes that "
+            "the weights were trained with."
         )
     # The published grid, where none is given.
     with pytest.raises(CheckpointError, match="1 of another shape: decoder_lr.pos_embed\n.*240"):
@@ -419,14 +419,30 @@ def test_either_kind_of_folder(tmp_path, official, processor, encoder):
         weights = found.network.state_dict()
         assert all(torch.equal(w, processor.network.state_dict()[n]) for n, w in weights.items())
     assert same(load_encoder(tmp_path / "encoder"), encoder)
-    with pytest.raises(CheckpointError, match="type hftune_aardvark_encoder; expected a processor"):
-        load_processor(tmp_path / "encoder")
-    with pytest.raises(
-        CheckpointError, match="holds a model of the type hftune_aardvark_processor"
-    ):
-        load_encoder(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=f"Did you mean {tmp_path / 'exported'}"):
-        load_processor(tmp_path)
+
+    def refusal(load, source):
+        with pytest.raises(CheckpointError) as raised:
+            load(source)
+        return str(raised.value).replace(str(tmp_path), "DIR")
+
+    assert refusal(load_processor, tmp_path / "encoder") == (
+        "DIR/encoder holds an encoder; expected a processor."
+    )
+    assert refusal(load_encoder, tmp_path / "model") == (
+        "DIR/model holds a processor; expected an encoder."
+    )
+    assert refusal(load_encoder, tmp_path) == (
+        "DIR is no model folder: expected config.json and model.safetensors, as hftune saves them, "
+        "or a file such as epoch_0, as Aardvark's scripts do. Did you mean DIR/encoder?"
+    )
+    assert refusal(load_encoder, tmp_path / "nothing").startswith(
+        "DIR/nothing is neither a model folder here nor a repository on the Hub that can be reached"
+    )
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}')
+    assert refusal(load_processor, tmp_path / "model") == (
+        "DIR/model holds a model of the type bert; expected a processor or an encoder of "
+        "Aardvark's."
+    )
     with pytest.raises(ConfigurationError, match="give norm_factors"):
         load_processor(official)
 
