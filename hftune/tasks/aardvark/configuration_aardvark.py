@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedConfig
 
 from hftune.utils.errors import ConfigurationError, did_you_mean
+
+from .losses_aardvark import LOSS_FUNCTIONS
 
 if TYPE_CHECKING:
     from ..weather.fields import FieldLayout
@@ -27,7 +29,6 @@ OFFICIAL_CHANNELS = (
     *(f"{variable}_{level}" for variable in "zqtuv" for level in (200, 500, 700, 850)),
 )
 
-_LOSSES = ("lw_rmse_pressure_weighted", "lw_rmse", "rmse")
 _TIME_CHANNELS = ("initial", "valid")
 
 
@@ -141,7 +142,7 @@ class AardvarkProcessorConfig(PreTrainedConfig):
             *_channel_problems(self),
             *_grid_problems(self),
             *_network_problems(self),
-            *_choice("loss_function", loss_function, _LOSSES),
+            *_choice("loss_function", loss_function, LOSS_FUNCTIONS),
             *_choice("time_channels", time_channels, _TIME_CHANNELS),
         ]
         if problems:
@@ -226,7 +227,7 @@ def published_config(
     count = len(static_channels)
     values = {
         "channels": OFFICIAL_CHANNELS,
-        "latitude": np.linspace(90, -90, 121),
+        "latitude": 90 - np.arange(121) * 1.5,
         "longitude": np.arange(240) * 1.5,
         "reference_tensors": True,
     }
@@ -331,14 +332,11 @@ def _network_problems(config: AardvarkProcessorConfig) -> list[str]:
     return problems
 
 
-def _choice(name: str, value: Any, known: Sequence[str]) -> list[str]:
+def _choice(name: str, value: Any, known: Collection[str]) -> list[str]:
     if value in known:
         return []
-    return [f"{name} is {value!r}; it must be one of {', '.join(known)}.{_hint(value, known)}"]
-
-
-def _hint(value: Any, known: Sequence[str]) -> str:
-    return did_you_mean(value, known) if isinstance(value, str) else ""
+    hint = did_you_mean(str(value), known)
+    return [f"{name} is {value!r}; it must be one of {', '.join(known)}.{hint}"]
 
 
 def _ends(values: np.ndarray) -> str:
