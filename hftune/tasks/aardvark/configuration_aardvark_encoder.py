@@ -103,6 +103,8 @@ class Modality:
             if key not in known
         ]
         problems += [f"{label} lacks {key!r}." for key in known[:3] if key not in values]
+        if isinstance(values.get("variables"), str):
+            problems.append(f"{label} has variables {values['variables']!r}; give a list of names.")
         if problems:
             raise ConfigurationError(problems)
         return cls(**values)
@@ -218,10 +220,15 @@ class AardvarkEncoderConfig(PreTrainedConfig):
         self.mean, self.std = _floats(mean), _floats(std)
         self.static_mean = None if static_mean is None else _floats(static_mean)
         self.static_std = None if static_std is None else _floats(static_std)
-        self.modalities = [
-            m.as_dict() if isinstance(m, Modality) else Modality.from_dict(m).as_dict()
-            for m in modalities
-        ]
+        problems = [] if modalities else ["modalities is empty: name some kind of observations."]
+        self.modalities = []
+        for modality in modalities:
+            try:
+                if not isinstance(modality, Modality):
+                    modality = Modality.from_dict(modality)
+                self.modalities.append(modality.as_dict())
+            except ConfigurationError as error:
+                problems += error.problems
         self.time_scheme = time_scheme
         self.stack_longitude = _floats(longitude if stack_longitude is None else stack_longitude)
         self.stack_latitude = _floats(latitude if stack_latitude is None else stack_latitude)
@@ -236,7 +243,7 @@ class AardvarkEncoderConfig(PreTrainedConfig):
         self.distance = distance
         self.reference_tensors = reference_tensors
         self.loss_function = loss_function
-        problems = _problems(self)
+        problems += _problems(self)
         if problems:
             raise ConfigurationError(problems)
         super().__init__(**kwargs)
@@ -283,8 +290,6 @@ def _problems(config: AardvarkEncoderConfig) -> list[str]:
     problems += _grid_problems(config)
     problems += _network_problems(config)
     modalities = config.modality_list
-    if not modalities:
-        problems.append("modalities is empty: name at least one kind of observations.")
     names = [m.name for m in modalities] + [CLIMATOLOGY] * bool(config.climatology_channels)
     problems += _repeated("modalities", names)
     for modality in modalities:
@@ -362,10 +367,16 @@ def _grid_problems(config: AardvarkEncoderConfig) -> list[str]:
                 f"{prefix}latitude must be within -90..90 and strictly decreasing (north to "
                 f"south); it is {_ends(latitude)}."
             )
-        if not longitude.size or not 0 <= longitude[0] < 360 or (np.diff(longitude) <= 0).any():
+        if (
+            not longitude.size
+            or not 0 <= longitude[0] < 360
+            or (np.diff(longitude) <= 0).any()
+            or longitude[-1] - longitude[0] > 360
+        ):
             problems.append(
-                f"{prefix}longitude must be strictly increasing from a value in [0, 360); it is "
-                f"{_ends(longitude)}. A region across Greenwich goes on past 360: 355, 360, 365."
+                f"{prefix}longitude must be strictly increasing from a value in [0, 360), no more "
+                f"than one turn; it is {_ends(longitude)}. A region across Greenwich goes on past "
+                "360: 345, 350, 355, 360, 365."
             )
     stack = (len(config.stack_longitude), len(config.stack_latitude))
     grid = (len(config.longitude), len(config.latitude))

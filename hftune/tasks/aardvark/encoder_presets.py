@@ -12,6 +12,7 @@ import numpy as np
 
 from hftune.utils.errors import ConfigurationError, DataError
 
+from .configuration_aardvark import OFFICIAL_CHANNELS
 from .configuration_aardvark_encoder import CLIMATOLOGY, AardvarkEncoderConfig, Modality
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..weather.statistics import FieldStatistics
 
 __all__ = [
-    "PUBLISHED_CHANNELS",
     "background_modality",
     "build_encoder_config",
     "published_encoder_config",
@@ -29,13 +29,6 @@ __all__ = [
     "task_observations",
     "task_static_fields",
 ]
-
-_LEVELS = (200, 500, 700, 850)
-PUBLISHED_CHANNELS = (
-    *("10u", "10v", "2t", "msl"),
-    *(f"{variable}_{level}" for variable in "zqtuv" for level in _LEVELS),
-)
-"""The 24 channels of the published networks, in their order."""
 
 _LENGTH_SCALE = 0.36  # degrees; 0.001 of a turn
 
@@ -99,7 +92,7 @@ def published_encoder_config(
 
     Args:
         mean, std (sequences of 24 floats): Published statistics of
-            :data:`PUBLISHED_CHANNELS`, ``mean_4u_1.npy`` and ``std_4u_1.npy``.
+            :data:`~.configuration_aardvark.OFFICIAL_CHANNELS`: ``mean_4u_1.npy``, ``std_4u_1.npy``.
         **changes: Settings of :class:`AardvarkEncoderConfig` that differ, such as
             ``drop_path``.
 
@@ -110,17 +103,17 @@ def published_encoder_config(
 
     latitude = np.linspace(90, -90, 121)
     settings = {
-        "channels": PUBLISHED_CHANNELS,
+        "channels": OFFICIAL_CHANNELS,
         "latitude": latitude,
         "longitude": np.arange(240) * 1.5,
         "mean": mean,
         "std": std,
         "modalities": published_modalities(),
         "static_channels": [f"static_{i}" for i in range(7)],
-        "climatology_channels": PUBLISHED_CHANNELS,
+        "climatology_channels": OFFICIAL_CHANNELS,
         # Both ends, so not quite the state's grid, in the float32 steps of the published code:
         # where distances nearly cancel, the last digit counts.
-        "stack_longitude": torch.linspace(0, 360, 240).tolist(),
+        "stack_longitude": torch.linspace(0, 360, 240, device="cpu").tolist(),
         "stack_latitude": latitude,
         "vit_grid": (256, 128),
         "resize": "nearest",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class AardvarkEncoder(WeatherModel):
             }
         )
         self.make_static_fields()
-        self.gradient_checkpointing = False  # what transformers looks at
+        self._frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,6 +111,15 @@ class AardvarkEncoder(WeatherModel):
         if module is self.length_scales:
             for parameter in module.values():
                 init.zeros_(parameter)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> AardvarkEncoder:
+        """Loads a saved model, as every :class:`~..weather.weather_model.WeatherModel` does."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in model._frozen:  # transformers makes every parameter that it loads anew
+            model.get_parameter(name).requires_grad_(False)
+        return loaded
 
     def forward(
         self,
@@ -129,7 +139,8 @@ class AardvarkEncoder(WeatherModel):
             EncoderOutput: Loss and prediction.
 
         Raises:
-            DataError: If observations are missing, unknown, or of a wrong shape.
+            DataError: If observations are missing, unknown, or of a wrong shape, or static fields
+                are not set.
         """
         config = self.config
         state = self.network(self.features(observations, self.time_features(times))).float()
@@ -138,12 +149,13 @@ class AardvarkEncoder(WeatherModel):
         mean, std = (self._tensor(v)[:, None, None] for v in (config.mean, config.std))
         loss = None
         if target_fields is not None:
-            if target_fields.shape[-3:] != state.shape[-3:]:
+            expected = (len(state), 1, *state.shape[1:])
+            if tuple(target_fields.shape) not in (expected, tuple(state.shape)):
                 raise DataError(
                     f"target_fields have the shape {list(target_fields.shape)}; expected "
-                    f"{[len(state), 1, *state.shape[1:]]}."
+                    f"{list(expected)}."
                 )
-            target = (target_fields.view_as(state) - mean) / std
+            target = (target_fields.reshape(state.shape) - mean) / std
             area = self._tensor(area_weights(config.loss_function, config.latitude))
             weights = self._tensor(channel_weights(config.loss_function, config.channels))
             loss = rmse_loss(*error_sums(state[:, None], target[:, None], area), weights)
@@ -203,6 +215,11 @@ class AardvarkEncoder(WeatherModel):
 
         if self.static_fields is not None:
             static = self.static_fields
+            if static.isnan().any():
+                raise DataError(
+                    f"static fields {', '.join(config.static_channels)} are not set: call "
+                    "model.set_static_fields(...)."
+                )
             if config.static_mean is not None:
                 mean, std = self._tensor(config.static_mean), self._tensor(config.static_std)
                 static = (static - mean[:, None, None]) / std[:, None, None]
