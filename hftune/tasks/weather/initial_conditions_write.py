@@ -17,7 +17,7 @@ import numpy as np
 from ...utils.errors import ConfigurationError, DataError
 from .dates import describe_times, format_time
 from .fields import FieldLayout, WeatherFields
-from .forecast_file import match_inputs
+from .forecast_file import ForecastInputs, match_inputs
 from .initial_conditions import (
     DTYPES,
     InitialConditions,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "copy_initial_conditions",
     "initial_condition_bytes",
+    "match_layout",
     "write_initial_conditions",
 ]
 
@@ -176,28 +177,13 @@ def copy_initial_conditions(
         DataError: If the fields lack a channel, a point or a time, besides what
             :func:`write_initial_conditions` raises.
     """
-    wanted = layout or fields.layout
-    inputs = match_inputs(
-        fields,
-        SimpleNamespace(
-            channels=wanted.channels,
-            latitude=wanted.latitude,
-            longitude=wanted.longitude,
-            history=history,
-            timestep_hours=timestep_hours,
-        ),
-        "0%:100%",
-    )
+    inputs = match_layout(fields, layout or fields.layout, history, timestep_hours)
     if times is not None:
         times = np.asarray(times, dtype=np.int64)
         places = np.minimum(np.searchsorted(inputs.times, times), len(inputs.times) - 1)
         missing = times[inputs.times[places] != times]
         if len(missing):
-            before = (
-                f", or not the {history - 1} states {timestep_hours:g} h apart before them"
-                if history > 1
-                else ""
-            )
+            before = f" or what lies {timestep_hours:g} h apart before them" if history > 1 else ""
             raise DataError(
                 f"{Path(path).name}: the data lack {len(missing):,} of {len(times):,} initial "
                 f"times{before}. The first is {format_time(missing[0])}; the data have "
@@ -215,6 +201,30 @@ def copy_initial_conditions(
         timestep_hours=timestep_hours,
         **{"source": source, **options},
     )
+
+
+def match_layout(
+    fields: WeatherFields, layout: FieldLayout, history: int = 1, timestep_hours: float = 24
+) -> ForecastInputs:
+    """Finds channels and grid of a layout in some fields, at all times that have what they need.
+
+    Args:
+        fields (WeatherFields): The data, which may have more channels and a larger grid.
+        layout (FieldLayout): The channels and the grid to take.
+        history (int): ``T``, states that belong together. Defaults to 1.
+        timestep_hours (float): Hours between two of them. Defaults to 24.
+
+    Raises:
+        DataError: If a channel, a grid point or all times are missing.
+    """
+    wanted = SimpleNamespace(
+        channels=layout.channels,
+        latitude=layout.latitude,
+        longitude=layout.longitude,
+        history=history,
+        timestep_hours=timestep_hours,
+    )
+    return match_inputs(fields, wanted, "0%:100%")
 
 
 @contextlib.contextmanager

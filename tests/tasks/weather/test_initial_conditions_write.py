@@ -541,9 +541,8 @@ def test_copied_times_that_are_not_there(tmp_path):
     with pytest.raises(DataError) as error:
         copy_initial_conditions(tmp_path / "ic", fields(), TIMES, history=2)
     assert str(error.value) == (
-        "ic: the data lack 4 of 30 initial times, or not the 1 states 24 h apart before them. The "
-        "first is 2007-01-02; the data have 30 times from 2007-01-02 to 2007-01-09T06:00, every "
-        "6 h."
+        "ic: the data lack 4 of 30 initial times or what lies 24 h apart before them. The first is "
+        "2007-01-02; the data have 30 times from 2007-01-02 to 2007-01-09T06:00, every 6 h."
     )
     with pytest.raises(DataError, match="ic: the data lack 1 of 2 initial times. The first"):
         copy_initial_conditions(tmp_path / "ic", fields(), TIMES[-2:] + 21600)
