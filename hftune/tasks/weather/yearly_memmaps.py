@@ -364,10 +364,10 @@ def _by_variable(
         result[name] = (levels, list(channels))
     on_levels = {name: levels for name, (levels, _) in result.items() if levels != (None,)}
     if len(set(on_levels.values())) > 1:
-        told = (
-            f"{name} ({', '.join(f'{l:g}' if l else 'surface' for l in levels)})"
-            for name, levels in on_levels.items()
-        )
+        told = []
+        for name, levels in on_levels.items():
+            texts = ("surface" if level is None else f"{level:g}" for level in levels)
+            told.append(f"{name} ({', '.join(texts)})")
         raise DataError(
             "a file in the layout of WeatherBench 2 has one set of levels for all variables; "
             f"these have their own: {'; '.join(told)}."
