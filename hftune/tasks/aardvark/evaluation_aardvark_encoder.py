@@ -9,14 +9,14 @@ import numpy as np
 
 from ...utils.modules import evaluating
 from ..weather.climatology import Climatology
-from ..weather.evaluation_weather import ForecastExample
+from ..weather.evaluation_weather import ForecastExample, gathered, shared_batches
 from ..weather.fields import FieldLayout
 from ..weather.scores import ForecastScores
 from .observations import BACKGROUND, collate_observations
 
 if TYPE_CHECKING:
     import torch
-    from torch.utils.data import Dataset
+    from datasets import Dataset
 
 __all__ = ["EncoderEvaluator"]
 
@@ -78,34 +78,18 @@ class EncoderEvaluator:
             ``climatology``, ``background`` where the samples have one, and the baselines.
         """
         import torch
-        from torch.utils.data import DataLoader
 
-        grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, world = (
-            (torch.distributed.get_rank(), torch.distributed.get_world_size())
-            if grouped
-            else (0, 1)
-        )
-        share = -(-len(self.samples) // world)
-        mine = np.arange(rank * share, (rank + 1) * share)
-        own = int((mine < len(self.samples)).sum())
-        # A last process that runs short repeats the last sample, unscored.
-        loader = DataLoader(
-            self.samples,
-            batch_size=self.batch_size,
-            sampler=np.minimum(mine, len(self.samples) - 1).tolist(),
-            collate_fn=collate_observations,
-        )
         part = ForecastScores(self.layout, [0], self.climatology)
+        rows = [{"row": torch.tensor(row)} for row in range(len(self.samples))]
         done = 0
         with evaluating(model):
-            for batch in loader:
+            for chosen, kept in shared_batches(rows, self.batch_size):
+                batch = collate_observations(self.samples.__getitems__(chosen["row"].tolist()))
                 analyses = {"model": _analyse(model, batch)}
                 if BACKGROUND in batch["observations"]:
                     fields = batch["observations"][BACKGROUND].transpose(2, 3)
                     analyses[BACKGROUND] = fields[:, None].numpy()
                 analyses |= {name: baseline(batch) for name, baseline in self.baselines.items()}
-                kept = max(0, min(own - done, len(batch["times"])))
                 part.update(
                     {name: values[:kept] for name, values in analyses.items()},
                     batch["target_fields"][:kept].numpy(),
@@ -114,12 +98,8 @@ class EncoderEvaluator:
                 done += kept
                 if progress is not None:
                     progress(done)
-        states = [part.state_dict()]
-        if grouped:
-            states = [None] * world
-            torch.distributed.all_gather_object(states, part.state_dict())
         scores = ForecastScores(self.layout, [0], self.climatology)
-        for state in states:
+        for state in gathered(part.state_dict()):
             scores.merge(state)
         return scores
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["BACKGROUND", "STATIONS", "ObservationReader", "collate_observations",
-           "observation_samples"]  # fmt: skip
+           "encoder_samples", "observation_samples"]  # fmt: skip
 
 STATIONS, BACKGROUND = "stations", "background"
 """Names of the two modalities."""
@@ -135,6 +135,97 @@ def observation_samples(
     dataset = datasets.Dataset.from_dict({"time": times[whole]})
     dataset.set_transform(reader)
     return dataset
+
+
+def encoder_samples(
+    config: Any,
+    stations: Stations,
+    times: Sequence[int] | np.ndarray,
+    *,
+    fields: WeatherFields | None = None,
+    targets: bool = False,
+    every: bool = False,
+) -> datasets.Dataset:
+    """Makes the samples that a trained encoder, or one to be trained, is made for.
+
+    Args:
+        config (AardvarkEncoderConfig): Of :func:`~.prepare_aardvark_encoder.build_encoder_config`:
+            its modality ``stations`` says which variables (``log1p(precip)`` of ``precip``) of
+            which stations, ``background_hours`` how old the fields of its modality ``background``
+            are.
+        stations (Stations): As :func:`~hftune.tasks.weather.stations.read_stations` gives them;
+            others than those that the encoder knows are left out.
+        times (int64 array): Seconds since 1970-01-01 UTC.
+        fields (WeatherFields, *optional*): With the encoder's channels and grid; needed for
+            targets and for a background.
+        targets (bool): Whether samples have targets. Defaults to False.
+        every (bool): Whether a time that is left out is an error. Defaults to False.
+
+    Returns:
+        datasets.Dataset: See :func:`observation_samples`.
+
+    Raises:
+        DataError: If stations or fields are not those that the encoder knows, or no time is left.
+    """
+    modalities = {modality["name"]: modality for modality in config.modalities}
+    if set(modalities) - {STATIONS, BACKGROUND} or STATIONS not in modalities:
+        raise DataError(
+            f"the encoder observes {', '.join(modalities)}; only {STATIONS}, with or without "
+            f"{BACKGROUND}, can be read from files of stations and fields."
+        )
+    wanted = BACKGROUND in modalities
+    if fields is None and (wanted or targets):
+        hours = f" of {config.background_hours:g} hours before" if wanted else ""
+        raise DataError(f"the encoder needs fields{hours}: give the gridded data too.")
+    if fields is not None and (wanted or targets):
+        layout = fields.layout
+        same = layout.channels == tuple(config.channels) and all(
+            len(ours) == len(theirs) and np.allclose(ours, theirs, atol=1e-3)
+            for ours, theirs in (
+                (layout.latitude, config.latitude), (layout.longitude, config.longitude)
+            )
+        )  # fmt: skip
+        if not same:
+            raise DataError(
+                f"the encoder knows {', '.join(config.channels)} on {len(config.latitude)} x "
+                f"{len(config.longitude)} points, the fields have {', '.join(layout.channels)} on "
+                f"{layout.grid[0]} x {layout.grid[1]}: choose them with --variables and --levels, "
+                "and give the grid that it was trained on."
+            )
+    return observation_samples(
+        _known_stations(stations, modalities[STATIONS]),
+        times,
+        targets=fields if targets else None,
+        background=fields if wanted else None,
+        background_hours=config.background_hours or 0,
+        every=every,
+    )
+
+
+def _known_stations(stations: Stations, modality: dict[str, Any]) -> Stations:
+    """The variables and stations of a modality, in its order."""
+    stations = stations.select(modality["variables"])
+    places = np.stack([modality["longitude"], modality["latitude"]])
+    own = np.stack([stations.longitude, stations.latitude])
+    away = np.abs(places[:, :, None] - own[:, None, :])
+    away[0] = np.minimum(away[0] % 360, -away[0] % 360)
+    away = away.max(axis=0)
+    chosen = away.argmin(axis=1)
+    lost = np.flatnonzero(away.min(axis=1) > 1e-3)
+    if len(lost):
+        longitude, latitude = places[:, lost[0]]
+        raise DataError(
+            f"the encoder knows {places.shape[1]} stations, of which {len(lost)} are not among the "
+            f"{len(stations.names)} given, the first at longitude {longitude:g}, latitude "
+            f"{latitude:g}. A station that has closed stays in the table, with empty cells."
+        )
+    return dataclasses.replace(
+        stations,
+        names=tuple(stations.names[i] for i in chosen),
+        longitude=stations.longitude[chosen],
+        latitude=stations.latitude[chosen],
+        values=stations.values[:, :, chosen],
+    )
 
 
 def collate_observations(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
