@@ -409,11 +409,11 @@ def _network_problems(config: AardvarkEncoderConfig) -> list[str]:
     for name in ("head_depth", "mixer_layers"):
         if getattr(config, name) < 0:
             problems.append(f"{name} is {getattr(config, name)}; it must be 0 or more.")
-    if config.num_heads < 1 or config.embed_dim % 4 or config.embed_dim % config.num_heads:
-        problems.append(
-            f"embed_dim {config.embed_dim} must be a multiple of 4 and of num_heads "
-            f"{config.num_heads}."
-        )
+    width, heads = config.embed_dim, config.num_heads
+    if heads < 1 or width < 4 or width % 4 or width % heads:
+        problems.append(f"embed_dim {width} must be a multiple of 4 and of num_heads {heads}.")
+    if not config.mlp_ratio > 0:
+        problems.append(f"mlp_ratio is {config.mlp_ratio}; it must be above 0.")
     if not 0 <= config.drop_path < 1:
         problems.append(f"drop_path is {config.drop_path}; it must be from 0 to below 1.")
     if len(config.vit_grid) != 2 or min(config.vit_grid) < config.patch_size:

@@ -301,6 +301,19 @@ def test_features_are_where_stations_are():
     assert features[6:, 2, 2].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_features_come_in_the_order_of_the_modalities():
+    ships = Modality("ships", "points", ["sst"], length_scale=1.0)
+    observations = make_observations() | {
+        "ships": torch.rand(2, 1, 3),
+        "ships_longitude": torch.tensor([-5.0, 0.0, 2.0]),
+        "ships_latitude": torch.tensor([38.0, 41.0, 44.0]),
+    }
+    with torch.no_grad():
+        found = make_model([STATIONS, ships]).features(observations, torch.zeros(2, 5))
+        turned = make_model([ships, STATIONS]).features(observations, torch.zeros(2, 5))
+    assert torch.equal(turned[:, :6], torch.cat([found[:, 4:6], found[:, :4]], dim=1))
+
+
 def test_positions_may_be_in_the_configuration_and_in_any_convention_of_longitudes():
     observations = make_observations()
     longitude, latitude = (
