@@ -274,8 +274,10 @@ def run_series(
 
 
 def targets() -> dict[str, Target]:
-    """The runs that are killed: plain, with two processes, progressive."""
-    sys.path.insert(0, str(Path(__file__).parent / "training"))
+    """The runs that are killed: plain, with two processes, progressive, a lead-time chain."""
+    tests = Path(__file__).parent
+    sys.path[:0] = [str(tests / "training"), str(tests / "tasks" / "aardvark")]
+    import chain_run
     import progressive_run
     import small_run
 
@@ -305,6 +307,12 @@ def targets() -> dict[str, Target]:
             progressive_run.outcome,
             _points_of_stages([(2, 4), (4, 8), (7, 14), (10, 20)]),
         ),
+        Target(
+            "lead time chain",
+            lambda folder, point: chain_run.run(folder, settings(point)),
+            chain_run.outcome,
+            _points_of_stages([(4, 8)] * 3, "block", "finish", "manifest", "tidy"),
+        ),
     ]
     return {target.name: target for target in found}
 
@@ -319,13 +327,15 @@ def _points_of_plain_run(last: int) -> list[list[str]]:
     return [["step:0"], *groups]
 
 
-def _points_of_stages(epochs: Sequence[Sequence[int]]) -> list[list[str]]:
-    """A group a stage; ``epochs`` are the steps at which each stage's epochs end."""
+def _points_of_stages(epochs: Sequence[Sequence[int]], *more: str) -> list[list[str]]:
+    """A group a stage; ``epochs`` are the steps at which each stage's epochs end, ``more`` further
+    points of each stage.
+    """
     groups = []
     for number, ends in enumerate(epochs, 1):
         points = [f"step:{number}:{ends[0]}", f"sealed:{number}", f"weights:{number}"]
         points += [f"{kind}:{number}:{end}" for kind in ("save", "evaluation") for end in ends]
-        points += [f"journal:{number}", f"rename:{number}"]
+        points += [f"{kind}:{number}" for kind in ("journal", "rename", *more)]
         if number < len(epochs):
             points += [f"between:{number}", f"prune:{number}"]
         groups.append(points)

@@ -30,6 +30,8 @@ def references(tmp_path_factory) -> dict[str, Reference]:
         ("two processes", [RANDOM, RANDOM]),
         ("progressive", ["rename:1", "between:2", "save:3:7", "weights:4"]),
         ("progressive", [RANDOM]),
+        ("lead time chain", ["block:1", "manifest:2", "tidy:3"]),
+        ("lead time chain", ["save:1:8", "finish:2", "journal:3"]),
     ],
     ids=str,
 )

@@ -322,7 +322,7 @@ class WeatherChain:
             by.stop_if_asked()
             fields = torch.from_numpy(reader.read_states(times[rows])).to(device)
             told = torch.from_numpy(times[rows] + reader.clock).to(device)
-            with torch.inference_mode():
+            with torch.no_grad():
                 output = by.model(fields=fields, times=told, steps=self.steps)
             states = torch.cat([fields, output.prediction.float()], dim=1)
             return states[:, -self.history :].cpu().numpy()
