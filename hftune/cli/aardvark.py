@@ -12,6 +12,7 @@ from typing import Any
 
 from ..utils.errors import CheckpointError, ConfigurationError
 from ..utils.files import human_bytes, sync_folder
+from .aardvark_era5 import add_commands
 from .tables import Column, console, number, table
 
 __all__ = ["main"]
@@ -25,6 +26,8 @@ model.safetensors, which run no code when they are loaded. The recipes take
 either: converting is for looking at weights, and for handing trained ones on to
 Aardvark's own notebooks.
 
+ERA5 goes both ways too: Aardvark's scripts read one raw file a year.
+
 Nothing that a pickle holds is run: a file with anything but tensors and plain
 values is refused, and what it holds is named."""
 
@@ -35,6 +38,8 @@ examples:
   hftune aardvark import trained_model/encoder models/encoder \\
       --norm_factors aardvark-weather-public/norm_factors
   hftune aardvark export runs/aardvark/model handed_on
+  hftune aardvark era5-to-netcdf era5 era5_1.5deg.nc
+  hftune aardvark netcdf-to-era5 era5_*.nc era5 --dates 2007:2018
 
 The published weights are under CC BY-NC-ND 4.0: not for commercial use, and what
 is trained from them is not to be passed on."""
@@ -54,11 +59,6 @@ fields. Their notebooks and finetune.py can read it, and so can 'import', which
 needs no further files then."""
 
 
-def _option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    """Adds ``--snake_case``, which may be written ``--kebab-case`` as well."""
-    parser.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **settings)
-
-
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -72,21 +72,28 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     into.add_argument("folder", metavar="FOLDER", help="folder with epoch_N, or one such file")
     into.add_argument("out", metavar="OUT", type=Path, help="model folder to write")
-    _option(into, "norm_factors", metavar="DIR", help="folder of the normalisation factors")
-    _option(
-        into, "static", metavar="FILE",
+    into.add_argument(
+        "--norm_factors",
+        "--norm-factors",
+        metavar="DIR",
+        help="folder of the normalisation factors",
+    )
+    into.add_argument(
+        "--static", metavar="FILE",
         help="static fields, elev_vars_1.npy: [fields, 240, 121]. They become part of the model. "
         "The processor cannot forecast without those that it was trained with",
     )  # fmt: skip
-    _option(
-        into, "kind", choices=("processor", "encoder"),
+    into.add_argument(
+        "--kind", choices=("processor", "encoder"),
         help="which network of an end-to-end checkpoint (default: told from the names of weights)",
     )  # fmt: skip
-    _option(
-        into, "forecast_model", type=int, metavar="K",
+    into.add_argument(
+        "--forecast_model", "--forecast-model", type=int, metavar="K",
         help="which processor of an end-to-end checkpoint with several",
     )  # fmt: skip
-    _option(into, "epoch", type=int, metavar="N", help="epoch to take (default: the best one)")
+    into.add_argument(
+        "--epoch", type=int, metavar="N", help="epoch to take (default: the best one)"
+    )
     into.set_defaults(run=_import)
 
     out_of = commands.add_parser(
@@ -98,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     out_of.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     out_of.set_defaults(run=_export)
+    add_commands(commands)
     return parser
 
 

@@ -13,7 +13,7 @@ from ..utils.errors import HftuneError, did_you_mean
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "aardvark": "Aardvark's published files: import and export networks",
+    "aardvark": "Aardvark's published files: networks and ERA5, in and out",
     "audit": "check weather data: gaps, NaN, units, ranges, drift",
     "background": "run a training in the background: start, status, logs, stop",
     "callbacks": "list the callbacks that installed packages declare",
