@@ -328,8 +328,9 @@ def _load(
     config = _CONFIGS[kind](**known)
     if not saved:
         config.license = LICENSE
-        _say_license()
-        _warn_of_settings(kind, kinds, checkpoint)
+        if is_main_process():
+            _say_license()
+            _warn_of_settings(kind, kinds, checkpoint)
     model = _filled(_MODELS[kind](config), weights, path)
     if fields is not None:
         model.set_static_fields(fields)
@@ -496,13 +497,12 @@ def _warn_of_settings(kind: str, kinds: list[str], checkpoint: OfficialCheckpoin
 
 @functools.cache  # once a process
 def _say_license() -> None:
-    if is_main_process():
-        console().print(
-            "Aardvark's published weights are under CC BY-NC-ND 4.0: not for commercial use, and "
-            "what is trained from them is not to be passed on. The model's configuration says so "
-            f"(license: {LICENSE}); remove that line from config.json if the weights are your own.",
-            markup=False,
-        )
+    console().print(
+        "Aardvark's published weights are under CC BY-NC-ND 4.0: not for commercial use, and what "
+        "is trained from them is not to be passed on. The model's configuration says so (license: "
+        f"{LICENSE}); remove that line from config.json if the weights are your own.",
+        markup=False,
+    )
 
 
 def _check_saved(kind: str, source: str | os.PathLike[str]) -> None:

@@ -479,3 +479,22 @@ def test_published_sizes_are_those_of_the_weights(test_data, tmp_path):
     assert model.config.static_channels == [f"static_{i}" for i in range(7)]
     assert (model.config.depth, model.config.num_heads, model.config.head_depth) == (16, 16, 4)
     assert model.config.mean == factors["mean"]
+
+
+def test_published_encoder_loads_strictly(test_data, tmp_path):
+    """145 tensors, by the list of their names and shapes, whose order exports keep."""
+    lines = (test_data / "aardvark" / "encoder_keys.tsv").read_text().splitlines()
+    shapes = {
+        name: tuple(map(int, shape.split("x"))) for name, shape, _ in (x.split("\t") for x in lines)
+    }
+    weights = {n: torch.zeros(1).expand(shape) for n, shape in shapes.items()}
+    settings = {"era5_mode": "4u", "res": 1, "diff": 0, "film": None, "mode": "assimilation"}
+    folder = save(tmp_path / "encoder", weights, epoch=96, settings=settings)
+    model = load_official_encoder(folder, norm_factors=test_data / "aardvark")
+    own = model.network.state_dict()
+    assert {n: tuple(w.shape) for n, w in own.items()} == shapes
+    assert (len(own), sum(w.numel() for w in own.values())) == (145, 30_696_178)
+    assert len(model.config.static_channels) == 7
+    assert list(load_encoder(folder, test_data / "aardvark").network.state_dict()) == [
+        name for name, parameter in model.network.named_parameters() if parameter.requires_grad
+    ]
