@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +102,6 @@ class AardvarkEncoder(WeatherModel):
             }
         )
         self.make_static_fields()
-        self._frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -111,15 +109,6 @@ class AardvarkEncoder(WeatherModel):
         if module is self.length_scales:
             for parameter in module.values():
                 init.zeros_(parameter)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> AardvarkEncoder:
-        """Loads a saved model, as every :class:`~..weather.weather_model.WeatherModel` does."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name in model._frozen:  # transformers makes every parameter that it loads anew
-            model.get_parameter(name).requires_grad_(False)
-        return loaded
 
     def forward(
         self,

@@ -49,6 +49,11 @@ class WeatherModel(PreTrainedModel):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leaves the network as its own code initialised it (transformers would redo it)."""
 
+    def post_init(self) -> None:
+        """Called at the end of a model's constructor."""
+        self._frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
+        super().post_init()
+
     def make_static_fields(self) -> None:
         """Adds the buffer ``static_fields [S, H, W]``, or None without static channels."""
         config = self.config
@@ -119,6 +124,8 @@ class WeatherModel(PreTrainedModel):
             reshaped=[str(key[0]) for key in information["mismatched_keys"]],
             advice="Use the configuration that they were saved with.",
         )
+        for name in model._frozen:  # transformers makes every parameter that it loads anew
+            model.get_parameter(name).requires_grad_(False)
         return (model, information) if wants_information else model
 
 

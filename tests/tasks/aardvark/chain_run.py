@@ -62,13 +62,13 @@ def make_chain(
     fields = make_fields() if fields is None else fields
     statistics = compute_statistics(fields, slice(0, 60))
     model = make_model(fields) if model is None else model
-    rows = len(fields) // 100
+    rows, past = len(fields) // 100, model.config.history - 1
     folder = Path(output_dir) / "initial"
     initial = {
         split: copy_initial_conditions(
             folder / f"ic_{split}.mmap",
             fields,
-            fields.times[first * rows : last * rows],
+            fields.times[first * rows + past : last * rows],
             history=model.config.history,
             timestep_hours=model.config.timestep_hours,
         )

@@ -177,3 +177,13 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         AuroraForForecasting.from_pretrained(tmp_path / "missing")
     with pytest.raises(CheckpointError, match=r"no saved model at .*OUTPUT_DIR/model"):
         AuroraConfig.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_frozen_stay_frozen(make_config, tmp_path):
+    """transformers loads every parameter as one that trains."""
+    model = AuroraForForecasting(make_config(channels=["z_500", "z_850"]))
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen
+    model.save_pretrained(tmp_path)
+    loaded = AuroraForForecasting.from_pretrained(tmp_path)
+    assert {name for name, p in loaded.named_parameters() if not p.requires_grad} == frozen
