@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 from typing import Any
 
 import numpy as np
@@ -149,16 +148,6 @@ class AardvarkProcessor(WeatherModel):
         # Other numbers are for other lead times, in pretraining; each step here is a model's own.
         lead_time = inputs.new_zeros(1, 1)
         return self.network(inputs, lead_time).float().transpose(-1, -2).flip(-2)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
-    ) -> AardvarkProcessor:
-        """Loads a saved model; see :meth:`WeatherModel.from_pretrained`."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.network.freeze_leftovers()  # transformers makes every parameter anew, trainable
-        return loaded
 
     def _constants(self, device: torch.device) -> _Constants:
         """The configuration's numbers on a device, made once; they are never in a checkpoint."""

@@ -148,12 +148,6 @@ class ProcessorNetwork(nn.Module):
         if config.zero_head:
             nn.init.zeros_(self.decoder_lr.head[-1].weight)
 
-    def freeze_leftovers(self) -> None:
-        """Takes what no forward uses out of training."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith("decoder_lr."):
-                parameter.requires_grad_(False)
-
     def forward(self, x: torch.Tensor, lead_time: torch.Tensor) -> torch.Tensor:
         """Predicts the normalised tendency ``[B, C, X, Y]`` from ``[B, V, X, Y]``."""
         return self.decoder_lr(x, lead_time)
