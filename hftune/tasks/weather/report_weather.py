@@ -21,9 +21,24 @@ from .evaluation_weather import ForecastExample
 from .fields import WeatherFields, split_channel
 from .maps import channel_label, degrees, forecast_figure, pretty_units
 
-__all__ = ["audit_section", "maps_section", "scores_section", "write_weather_report"]
+__all__ = [
+    "WELL_KNOWN",
+    "audit_section",
+    "first_channels",
+    "format_clock",
+    "known_number",
+    "land_mask",
+    "maps_section",
+    "name_cell",
+    "ratio_cell",
+    "scores_section",
+    "table_units",
+    "write_weather_report",
+]
 
-_FIRST_MAPS = ("2t", "z_500", "msl", "t_850", "10u", "q_700", "q_850", "u_850", "v_850")
+WELL_KNOWN = ("2t", "z_500", "msl", "t_850", "10u", "q_700", "q_850", "u_850", "v_850")
+"""Channels that are shown first."""
+
 _MAPS = 8
 _TRAINING = TrainingHints(
     "eval_rmse_to_persistence", "validation RMSE / persistence", ("persistence", 1.0)
@@ -60,10 +75,7 @@ def write_weather_report(
     report = Report(title, _subtitle(scores, fields))
     scores_section(report, scores)
     if example is not None:
-        land = None
-        if "lsm" in fields.layout.static_channels:
-            land = fields.static_fields[fields.layout.static_channels.index("lsm")]
-        maps_section(report, example, land)
+        maps_section(report, example, land_mask(fields))
     if (folder / "audit.json").exists():
         audit_section(report, read_json(folder / "audit.json"))
     save_task_report(folder, report, training=_TRAINING)
@@ -102,8 +114,8 @@ def scores_section(report: Report, scores: Mapping[str, Any]) -> Section:
             ["", *(f"{hours} h" for hours in leads)],
             [
                 [
-                    _name_cell(channel),
-                    *(_ratio_cell(_number(value)) for value in entry["rmse_to_persistence"]),
+                    name_cell(channel),
+                    *(ratio_cell(known_number(value)) for value in entry["rmse_to_persistence"]),
                 ]
                 for channel, entry in variables.items()
             ],
@@ -119,7 +131,7 @@ def scores_section(report: Report, scores: Mapping[str, Any]) -> Section:
 
 def _score_tiles(scores: Mapping[str, Any]) -> list[Tile]:
     variables, summary = scores["variables"], scores["summary"]
-    ratio = _number(summary.get("mean_rmse_to_persistence"))
+    ratio = known_number(summary.get("mean_rmse_to_persistence"))
     tiles = [
         Tile(
             "RMSE / persistence",
@@ -131,7 +143,7 @@ def _score_tiles(scores: Mapping[str, Any]) -> list[Tile]:
     names = {"untuned": "the untuned model"}
     for baseline in _BASELINES:
         pairs = [
-            (_number(ours), _number(theirs))
+            (known_number(ours), known_number(theirs))
             for entry in variables.values()
             if f"{baseline}_rmse" in entry
             for ours, theirs in zip(entry["rmse"], entry[f"{baseline}_rmse"], strict=True)
@@ -161,12 +173,12 @@ def _lead_table(section: Section, scores: Mapping[str, Any], index: int) -> None
         columns += ["ACC", "ACC of persistence"]
     rows = []
     for channel, entry in variables.items():
-        factor, units = _table_units(entry["units"])
+        factor, units = table_units(entry["units"])
 
         def value(key: str, entry: Any = entry, factor: float = factor) -> float:
-            return _number(entry[key][index]) * factor
+            return known_number(entry[key][index]) * factor
 
-        row: list[Any] = [_name_cell(channel), units, Cell(value("rmse"), strong=True)]
+        row: list[Any] = [name_cell(channel), units, Cell(value("rmse"), strong=True)]
         for name in baselines:
             beaten = value("rmse") <= value(f"{name}_rmse")
             row.append(
@@ -177,10 +189,13 @@ def _lead_table(section: Section, scores: Mapping[str, Any], index: int) -> None
                 )
             )
         ratio = entry.get("rmse_to_persistence")
-        row.append(_ratio_cell(_number(ratio[index])) if ratio else Cell(None))
+        row.append(ratio_cell(known_number(ratio[index])) if ratio else Cell(None))
         more = [value("mae"), value("bias")]
         if "acc" in one:
-            more += [_number(entry["acc"][index]), _number(entry["persistence_acc"][index])]
+            more += [
+                known_number(entry["acc"][index]),
+                known_number(entry["persistence_acc"][index]),
+            ]
         row += [Cell(number, digits=3) for number in more]
         rows.append(row)
     section.table(
@@ -194,15 +209,15 @@ def _lead_table(section: Section, scores: Mapping[str, Any], index: int) -> None
 
 def _lead_curves(section: Section, scores: Mapping[str, Any]) -> None:
     variables, leads = scores["variables"], scores["lead_hours"]
-    chosen = [name for name in variables if name in _FIRST_MAPS] or list(variables)[:12]
+    chosen = [name for name in variables if name in WELL_KNOWN] or list(variables)[:12]
     for panel, channel in zip(section.panels(chosen), chosen, strict=True):
         entry = variables[channel]
-        factor, units = _table_units(entry["units"])
+        factor, units = table_units(entry["units"])
         curves = []
         for name, color in (("", 0), ("persistence", 1), ("climatology", 2), ("untuned", 4)):
             key = f"{name}_rmse" if name else "rmse"
             if key in entry:
-                values = [_number(value) * factor for value in entry[key]]
+                values = [known_number(value) * factor for value in entry[key]]
                 curves.append(
                     Series(name or "model", leads, values, color, dashed=bool(name), dots=True)
                 )
@@ -211,27 +226,45 @@ def _lead_curves(section: Section, scores: Mapping[str, Any]) -> None:
         )
 
 
-def _table_units(units: str) -> tuple[float, str]:
-    """Units in which errors are easy to read; geopotential stays in m² s⁻², as is usual."""
+def first_channels(channels: Sequence[str]) -> list[str]:
+    """Sorts channels for showing: the well-known ones, then those at the surface, then the rest."""
+    surface = [c for c in channels if split_channel(c)[1] is None]
+    order = dict.fromkeys([c for c in WELL_KNOWN if c in channels])
+    return list(order | dict.fromkeys(surface) | dict.fromkeys(channels))
+
+
+def land_mask(fields: WeatherFields) -> np.ndarray | None:
+    """Returns the land-sea mask ``[H, W]`` of data that have one."""
+    names = fields.layout.static_channels
+    return fields.static_fields[names.index("lsm")] if "lsm" in names else None
+
+
+def table_units(units: str) -> tuple[float, str]:
+    """Returns a factor and the units in which errors are easy to read.
+
+    Geopotential stays in m² s⁻², as is usual.
+    """
     factor, shown = {"Pa": (0.01, "hPa"), "kg kg-1": (1000.0, "g kg-1"), "m": (1000.0, "mm")}.get(
         units, (1.0, units)
     )
     return factor, pretty_units(shown)
 
 
-def _name_cell(channel: str) -> Cell:
+def name_cell(channel: str) -> Cell:
+    """Returns the name of a channel, with what it means under the pointer."""
     return Cell(channel, note=channel_label(channel), strong=True)
 
 
-def _ratio_cell(ratio: float) -> Cell:
+def ratio_cell(ratio: float) -> Cell:
+    """Returns a ratio of errors: blue where it is less than 1, red where it is more."""
     if not math.isfinite(ratio) or ratio <= 0:
         return Cell(None)
     shade = max(-0.75, min(0.75, 1.2 * math.log2(ratio)))
     return Cell(ratio, digits=3, shade=shade, note=f"{100 * (ratio - 1):+.1f} %")
 
 
-def _number(value: float | None) -> float:
-    """JSON has no NaN: ``null`` stands for it."""
+def known_number(value: float | None) -> float:
+    """Returns a number of ``scores.json``, where ``null`` stands for NaN."""
     return math.nan if value is None else float(value)
 
 
@@ -251,15 +284,12 @@ def maps_section(
     lead = max((i for i, hours in enumerate(leads) if hours <= 72), default=0)
     valid = example.time + leads[lead] * 3600
     section.text(
-        f"Made at {_clock(example.time)}, {leads[lead]} hours ahead: the forecast in the middle of "
-        "the test period, not a chosen one. Truth and forecast share their colours."
+        f"Made at {format_clock(example.time)}, {leads[lead]} hours ahead: the forecast in the "
+        "middle of the test period, not a chosen one. Truth and forecast share their colours."
     )
     if land is not None:
         land = land[: layout.grid[0]]
-    surface = [c for c in layout.channels if split_channel(c)[1] is None]
-    order = dict.fromkeys([c for c in _FIRST_MAPS if c in layout.channels])
-    order |= dict.fromkeys(surface) | dict.fromkeys(layout.channels)
-    channels = list(order)[:_MAPS]
+    channels = first_channels(layout.channels)[:_MAPS]
     for panel, channel in zip(section.panels(channels), channels, strict=True):
         index = layout.channels.index(channel)
         truth, forecast = example.truth[lead, index], example.forecast[lead, index]
@@ -268,7 +298,7 @@ def maps_section(
             channel,
             truth,
             forecast,
-            titles=(f"Truth, {_clock(valid)}", "Forecast", "Forecast − truth"),
+            titles=(f"Truth, {format_clock(valid)}", "Forecast", "Forecast − truth"),
             land=land,
         )
         label = channel_label(channel)
@@ -327,7 +357,7 @@ def audit_section(report: Report, audit: Mapping[str, Any]) -> Section:
         years = list(entry["years"].values())
         series = years if len(years) >= 6 else entry["series"]["mean"]
         numbers = [entry[key] for key in ("minimum", "mean", "maximum", "std")]
-        row = [_name_cell(channel), pretty_units(entry["units"]), *numbers, entry["missing"]]
+        row = [name_cell(channel), pretty_units(entry["units"]), *numbers, entry["missing"]]
         if any(other["reference_z"] is not None for other in audit["channels"].values()):
             row.append(Cell(entry["reference_z"], digits=2))
         row += [
@@ -348,6 +378,7 @@ def audit_section(report: Report, audit: Mapping[str, Any]) -> Section:
     return section
 
 
-def _clock(seconds: int) -> str:
+def format_clock(seconds: int) -> str:
+    """Formats a time, seconds since 1970, for people: ``2022-01-15 00:00 UTC``."""
     text = format_time(seconds)
     return f"{text.replace('T', ' ')} UTC" if "T" in text else f"{text} 00:00 UTC"
