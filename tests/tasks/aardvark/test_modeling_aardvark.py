@@ -343,8 +343,9 @@ def test_zero_head_predicts_the_mean_change():
     torch.testing.assert_close(output.prediction[:, 1:], output.prediction[:, :1] + mean)
 
 
-def test_an_untrained_model_begins_as_published():
-    decoder = AardvarkProcessor(make_model(embed_dim=64).config).network.decoder_lr
+def test_an_untrained_network_begins_as_published():
+    config = make_model(embed_dim=64, reference_tensors=True).config
+    decoder = AardvarkProcessor(config).network.decoder_lr
     assert decoder.head[-1].weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert decoder.head[-1].bias.abs().max() == 0
     patch = decoder.token_embeds[0]["proj"]
@@ -356,6 +357,17 @@ def test_an_untrained_model_begins_as_published():
     angles = 7 / 10000 ** (np.arange(32) / 32)
     expected = np.concatenate([np.sin(angles), np.cos(angles)])
     np.testing.assert_allclose(decoder.var_embed[0, 7].detach(), expected, atol=1e-6)
+
+
+def test_a_network_of_ones_own_begins_with_weights_for_its_width():
+    decoder = AardvarkProcessor(make_model(embed_dim=64).config).network.decoder_lr
+    fc2 = decoder.blocks[0].mlp.fc2
+    patch = decoder.token_embeds[0]["proj"]
+    # A normal distribution that is cut at 2, which here are many standard deviations.
+    assert decoder.head[-1].weight.std().item() == pytest.approx(1 / 8, rel=0.1)
+    assert fc2.weight.std().item() == pytest.approx(1 / 16, rel=0.1)
+    assert patch.weight.std().item() == pytest.approx(1 / 5, rel=0.1)
+    assert fc2.bias.abs().max() == 0 and patch.bias.abs().max() <= 1 / 5
 
 
 def test_recomputed_activations_give_the_same_gradients():
