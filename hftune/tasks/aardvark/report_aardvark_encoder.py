@@ -14,7 +14,7 @@ from ...tracking.run_view import RunView
 from ...utils.files import read_json
 from ..weather.dates import format_time
 from ..weather.evaluation_weather import ForecastExample
-from ..weather.maps import channel_label, forecast_figure
+from ..weather.maps import channel_label, display_of, forecast_figure
 from ..weather.report_weather import audit_section
 from ..weather.stations import Stations
 
@@ -98,8 +98,9 @@ def _scores_section(report: Report, scores: Mapping[str, Any]) -> Section:
                     note="" if beaten else f"the encoder is worse than {name}",
                 )
             )
-        row += [Cell(entry[key], digits=3) for key in ("rmse", "bias")]
-        rows.append([*row, entry["units"]])
+        display = display_of(channel, entry["units"])
+        row += [Cell(entry[key] * display.scale, digits=3) for key in ("rmse", "bias")]
+        rows.append([*row, display.error_units])
     known = "; ".join(f"{name}: {_BASELINES[name]}" for name in baselines)
     section.table(
         ["", "RMSE / std", *baselines, "RMSE", "bias", "units"],
