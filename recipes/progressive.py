@@ -31,7 +31,7 @@ from pathlib import Path
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
-from hftune.callbacks.tracked_run import register_best_model, run_callbacks, start_run
+from hftune.callbacks.tracked_run import recorded_run, register_best_model
 from hftune.configuration.resolve import parse
 from hftune.configuration.stage_arguments import ProgressiveArguments, StageArguments
 from hftune.configuration.staged_training_arguments import StagedTrainingArguments
@@ -57,13 +57,13 @@ from hftune.training.progressive_results import SUMMARY
 from hftune.training.report_progressive import ProgressiveReport, write_progressive_report
 from hftune.utils.files import write_json
 from hftune.utils.recipes import run_recipe
-from hftune.utils.terminal import console, is_main_process
+from hftune.utils.terminal import is_main_process, say
 
 TITLE = "Progressive training"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the recipe.
+def main(argv: Sequence[str] | None = None) -> ProgressiveTrainer:
+    """Runs the recipe; returns its trainer.
 
     Args:
         argv (sequence of str, *optional*): Arguments, defaults to the command line's.
@@ -80,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     data_args, model_args, progressive, staging, args, tracking = settings.values
     output_dir = Path(args.output_dir)
-    say = console().print if is_main_process() else lambda *_: None
-    say(settings.show(changed_only=True))
     if model_args.pretrained is None and args.learning_rate < 2e-4:
         say(
             f"A new model learns little with --learning_rate {args.learning_rate:g}: about 1e-3 "
@@ -89,14 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             style="yellow",
         )
 
-    with start_run(
-        output_dir,
-        tracking,
-        task="classification",
-        configuration=settings.as_dict(),
-        seeds={"seed": args.seed, "data_seed": args.data_seed},
-    ) as record:
-        callbacks = [*run_callbacks(record, tracking), ProgressiveReport(TITLE)]
+    with recorded_run(settings, args, tracking, "classification") as (record, callbacks):
+        callbacks.append(ProgressiveReport(TITLE))
 
         # 1. Data: read, checked, split and tokenised once; a stage is a selection of rows
         with record.timed("data"):
@@ -154,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(render_scores(scores))
             say(f"Stages: {output_dir / SUMMARY}\nScores: {output_dir / 'scores.json'}")
             say(f"Report: {report}")
-        trainer.end()
+    return trainer
 
 
 def _baselines(data: ClassificationData) -> dict[str, dict[str, float]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ..configuration.resolve import Resolved
 from ..configuration.tracking_arguments import TrackingArguments
 from ..tracking.index import plain
 from ..tracking.query import find_run
 from ..tracking.run_record import RunRecord
 from ..tracking.tracker import ExperimentTracker
+from ..utils.terminal import say
 from .model_info import model_config, model_type, unwrapped
 from .registry import (
     derived_name,
@@ -23,7 +26,33 @@ from .registry import (
 )
 from .tracking import ExperimentTrackingCallback
 
-__all__ = ["register_best_model", "run_callbacks", "start_run"]
+__all__ = ["recorded_run", "register_best_model", "run_callbacks", "start_run"]
+
+
+@contextlib.contextmanager
+def recorded_run(
+    settings: Resolved, args: TrainingArguments, arguments: TrackingArguments, task: str
+) -> Iterator[tuple[RunRecord, list[TrainerCallback]]]:
+    """Begins a recipe: says what its settings are and starts the record of its run.
+
+    Args:
+        settings (Resolved): Of :func:`~hftune.configuration.resolve.parse`.
+        args (TrainingArguments): The training settings among them.
+        arguments (TrackingArguments): The tracking settings among them.
+        task (str): For example ``"aurora"``.
+
+    Yields:
+        The record, and the callbacks that its trainers get.
+    """
+    say(settings.show(changed_only=True))
+    with start_run(
+        args.output_dir,
+        arguments,
+        task=task,
+        configuration=settings.as_dict(),
+        seeds={"seed": args.seed, "data_seed": args.data_seed},
+    ) as record:
+        yield record, run_callbacks(record, arguments)
 
 
 def start_run(

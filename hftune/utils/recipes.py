@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from .errors import HftuneError, NextStageProcess, TrainingInterrupted
 from .terminal import console
@@ -15,18 +16,21 @@ NEXT_STAGE = "HFTUNE_NEXT_STAGE"
 """Set in the environment of a process that goes on with the next stage of a run."""
 
 
-def run_recipe(main: Callable[[], None]) -> None:
-    """Runs a recipe's ``main`` as a script.
+def run_recipe(main: Callable[[], Any]) -> None:
+    """Runs a recipe's ``main`` as a script. The trainer that it returns, if it does, is ended: a
+    recipe that is a part of another one must not leave the process group.
 
     An :class:`~hftune.utils.errors.HftuneError` is printed without a traceback and ends the process
     with status 2. Where a stage asks for a process of its own, this one replaces itself: memory of
     all kinds is given back, and whoever started it (a shell, a launcher) sees the same process.
 
     Args:
-        main (callable): Without arguments; reads the command line.
+        main (callable): Without arguments; reads the command line. Returns its trainer or None.
     """
     try:
-        main()
+        trainer = main()
+        if trainer is not None:
+            trainer.end()
     except TrainingInterrupted:
         _meet()  # a launcher ends all processes once one has ended: first the record is written
         raise

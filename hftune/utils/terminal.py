@@ -19,6 +19,7 @@ __all__ = [
     "duration",
     "is_main_process",
     "progress",
+    "say",
     "spark",
 ]
 
@@ -78,6 +79,17 @@ def _copy(stream: IO[str], objects: Sequence[Any], options: dict[str, Any]) -> N
 def is_main_process() -> bool:
     """Whether this is the process of a distributed run that talks; says so without torch."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def say(*objects: Any, **options: Any) -> None:
+    """Prints a message in the first process of a distributed run.
+
+    Args:
+        *objects: As for ``rich.print``.
+        **options: As for ``rich.console.Console.print``.
+    """
+    if is_main_process():
+        console().print(*objects, **options)
 
 
 def duration(seconds: float) -> str:
