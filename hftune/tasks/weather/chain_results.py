@@ -16,7 +16,7 @@ from .scores import ForecastScores
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["chain_example", "chain_scores", "lead_label", "render_chain_scores"]
+__all__ = ["chain_example", "chain_scores", "lead_label", "lead_labels", "render_chain_scores"]
 
 _FORECASTS = {
     "model": "rmse",
@@ -127,6 +127,20 @@ def lead_label(hours: int) -> str:
     return f"{hours} h" if hours % 24 else f"day {hours // 24}"
 
 
+def lead_labels(hours: Sequence[int]) -> str:
+    """Names lead times: ``lead_labels([24, 72, 96, 120]) == "days 1, 3 to 5"``."""
+    if len(hours) < 2 or any(hour % 24 for hour in hours):
+        return ", ".join(map(lead_label, hours))
+    runs: list[list[int]] = []
+    for day in (hour // 24 for hour in hours):
+        if runs and day == runs[-1][-1] + 1:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    names = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return f"days {', '.join(names)}"
+
+
 def render_chain_scores(results: Mapping[str, Any]) -> RenderableType:
     """Lays out what ``scores.json`` of a chain's run holds, a row a lead time.
 
@@ -179,8 +193,7 @@ def render_chain_scores(results: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [table]
     for key, name in (("climatology", "climatology"), ("untuned", "the untuned model rolled out")):
         if worse := summary.get(f"worse_than_{key}_at_hours"):
-            leads = ", ".join(map(lead_label, worse))
-            parts.append(Text(f"Worse than {name}: {leads}", style="yellow"))
+            parts.append(Text(f"Worse than {name}: {lead_labels(worse)}", style="yellow"))
     return Group(*parts)
 
 

@@ -16,7 +16,7 @@ from ...tracking.report_sections import TrainingHints, save_task_report
 from ...tracking.run_view import RunView
 from ...utils.files import read_json
 from ...utils.terminal import duration
-from .chain_results import lead_label
+from .chain_results import lead_label, lead_labels
 from .evaluation_weather import ForecastExample
 from .fields import WeatherFields
 from .maps import channel_label, forecast_figure
@@ -43,6 +43,8 @@ __all__ = [
 _PANELS = 9
 _MAPS = 5
 _LEVEL = 0.01  # less than this is no difference: a few hundred forecasts in a row are alike
+_DRIFTED = 0.1  # a drift that is worth doing something about
+_VERDICTS = ("better", f"level (within {100 * _LEVEL:g} %)", "worse")
 _TRAINING = TrainingHints("eval_loss", "validation loss")
 # Name, what it is called, colour and whether it is dashed.
 _CURVES = (
@@ -94,12 +96,14 @@ def write_chain_report(
     chain_skill_section(report, results)
     chain_variables_section(report, results)
     drift_section(report, results)
+    audit_file = folder / "audit.json"
+    audit = read_json(audit_file) if audit_file.exists() else None
     if example is not None:
-        chain_maps_section(report, example, land_mask(fields))
+        chain_maps_section(report, example, land_mask(fields), audit)
     if stages:
         chain_stages_section(report, stages)
-    if (folder / "audit.json").exists():
-        audit_section(report, read_json(folder / "audit.json"))
+    if audit is not None:
+        audit_section(report, audit)
     save_task_report(folder, report, training=_TRAINING)
     return write_runs_report([RunView.from_folder(folder)], folder / "report.html")
 
@@ -127,7 +131,7 @@ def chain_skill_section(report: Report, results: Mapping[str, Any]) -> Section:
     hours, means = results["lead_hours"], results["summary"]["rmse_normalised"]
     section.tiles(_tiles(results))
     sentences, tone = _verdict(results)
-    section.text(" ".join(sentences), tone=tone)
+    section.text(*sentences, tone=tone)
     x, x_label = _axis(hours)
     section.curves(
         [
@@ -166,12 +170,12 @@ def _tiles(results: Mapping[str, Any]) -> list[Tile]:
     tiles = []
     if "climatology" in means:
         better, level, _ = _compared(results, "climatology")
-        note = f"level with it (within {100 * _LEVEL:g} %): {_listed(level)}" if level else ""
+        note = f"level with it (within {100 * _LEVEL:g} %): {lead_labels(level)}" if level else ""
         tiles.append(
             Tile(
                 "Lead times better than climatology",
                 f"{len(better)} of {len(hours)}",
-                note or (_listed(better) if better else ""),
+                note or (lead_labels(better) if better else ""),
                 "good" if len(better) + len(level) == len(hours) else "warning",
             )
         )
@@ -180,21 +184,20 @@ def _tiles(results: Mapping[str, Any]) -> list[Tile]:
         tiles.append(
             Tile(
                 f"Gain over the untuned model, {last}",
-                f"{100 * gain:.1f} %".replace("-", "−"),
-                f"RMSE / std {known_number(means['model'][-1]):.3f}, untuned "
-                f"{known_number(means['untuned'][-1]):.3f}",
+                _percent(gain),
+                f"RMSE / std {_fixed(means['model'][-1])}, untuned {_fixed(means['untuned'][-1])}",
                 "good" if gain > _LEVEL else "warning",
             )
         )
     others = [
-        f"{label} {known_number(means[name][0]):.3f}"
+        f"{label} {_fixed(means[name][0])}"
         for name, label, *_ in _CURVES
         if name in means and name not in ("model", "untuned")
     ]
     tiles.append(
         Tile(
             f"RMSE / std, {first}",
-            round(known_number(means["model"][0]), 3),
+            _fixed(means["model"][0]),
             ", ".join(others),
             "good" if _ratio(results, "persistence")[0] < 1 - _LEVEL else "warning",
         )
@@ -228,22 +231,17 @@ def _verdict(results: Mapping[str, Any]) -> tuple[list[str], str]:
         if rival not in results["summary"]["rmse_normalised"]:
             continue
         ratio = dict(zip(hours, _ratio(results, rival), strict=True))
-        better, level, worse = _compared(results, rival)
+        compared = _compared(results, rival)
         parts = []
-        for verdict, found in (
-            ("better than", better),
-            ("level with", level),
-            ("worse than", worse),
-        ):
+        for verdict, found in zip(_VERDICTS, compared, strict=True):
             if found:
                 ends = list(dict.fromkeys([found[0], found[-1]]))
-                numbers = " and ".join(
-                    f"× {ratio[hour]:.2f} at {lead_label(hour)}" for hour in ends
+                numbers = " to ".join(
+                    f"×\N{NO-BREAK SPACE}{_fixed(ratio[hour], 2)}" for hour in ends
                 )
-                who = name if not parts else "it"
-                parts.append(f"{verdict} {who} at {_listed(found)} (RMSE {numbers})")
-        sentences.append(f"The chain is {', '.join(parts)}.")
-        lost = lost or bool(worse)
+                parts.append(f"{verdict} at {lead_labels(found)} (RMSE {numbers})")
+        sentences.append(f"Against {name}: {', '.join(parts)}.")
+        lost = lost or bool(compared[2])
     return sentences, "warning" if lost else "good"
 
 
@@ -261,7 +259,8 @@ def chain_variables_section(report: Report, results: Mapping[str, Any]) -> Secti
     hours, variables = results["lead_hours"], results["variables"]
     first = next(iter(variables.values()))
     rivals = [name for name in _RIVALS if f"{name}_rmse" in first]
-    for panel, rival in zip(section.panels(rivals), rivals, strict=True):
+    panels = section.panels([f"against {rival}" for rival in rivals])
+    for panel, rival in zip(panels, rivals, strict=True):
         rows = []
         for channel, entry in variables.items():
             pairs = zip(entry["rmse"], entry[f"{rival}_rmse"], strict=True)
@@ -324,48 +323,43 @@ def drift_section(report: Report, results: Mapping[str, Any]) -> Section:
 
 
 def _drift_sentence(results: Mapping[str, Any]) -> str:
-    # The states of the last lead time train no other one.
-    used = results["drift"][: len(results["lead_hours"])]
-    last = used[-1]
-    learner = lead_label(results["lead_hours"][-1])
-    gap = known_number(last["drift"])
-    if not math.isfinite(gap):
-        return (
-            f"There is no error of the states that {learner} was trained on to compare with: they "
-            "are what happened."
-        )
+    # Each lead time learns from the states of the one before; those of the last train no other.
+    hours = results["lead_hours"]
+    pairs = zip(hours, results["drift"][: len(hours)], strict=True)
+    gaps = {hour: known_number(entry["drift"]) for hour, entry in pairs}
+    gaps = {hour: gap for hour, gap in gaps.items() if math.isfinite(gap)}
+    if not gaps:
+        return f"{_capital(lead_labels(hours))} learned from what happened: there is no drift yet."
+    last, most = max(gaps), max(gaps, key=gaps.__getitem__)
+    gap = gaps[last]
+    quality = "better than" if gap > _LEVEL else "worse than" if gap < -_LEVEL else "as good as"
     text = (
-        f"Each lead time is trained on states that the one before has made of the training days, "
-        f"and used on states made of days that no model has seen. For {learner} the "
-        f"error of the latter (validation) is "
+        f"The states that {lead_label(last)} was trained on are {quality} those it is used on: on "
+        f"the validation days, which no model was trained on, their error is {_larger(gap)}"
     )
-    if gap > 0:
-        text += f"{_percent(gap)} larger than that of the former."
-    else:
-        text += f"not larger than that of the former ({_percent(gap)})."
-    if len(used) > 1 and math.isfinite(start := known_number(used[0]["drift"])):
-        text += f" At the initial states the difference is {_percent(start)}."
+    text += "." if most == last else f"; for {lead_label(most)} it is most, {_larger(gaps[most])}."
     if results["folds"]:
         text += (
             f" The training states are cross-fitted: each of {results['folds']} parts of the "
-            "training days was predicted by models that were trained on the others, so what is "
-            "left is not learned by heart."
+            "training days was predicted by models trained on the other parts, so what is left of "
+            "the difference was not learned by heart."
         )
-    elif gap > 0.1:
+    elif gaps[most] > _DRIFTED:
         text += (
-            " The later lead times learn to mend smaller errors than they will meet: fewer epochs, "
-            "more weight decay or cross-fitted training states make the difference smaller."
+            " Where this is large, a lead time learns to mend smaller errors than it will meet: "
+            "fewer epochs, more weight decay or cross-fitted training states make it smaller."
         )
-    return (
-        text + " Some per cent can also come from the years: not all are equally hard to forecast."
-    )
+    return text + " Part of it can be the years: not all are equally hard to forecast."
 
 
 # Maps
 
 
 def chain_maps_section(
-    report: Report, example: ForecastExample, land: np.ndarray | None = None
+    report: Report,
+    example: ForecastExample,
+    land: np.ndarray | None = None,
+    audit: Mapping[str, Any] | None = None,
 ) -> Section:
     """Adds maps of one forecast at the first, the middle and the last lead time.
 
@@ -373,6 +367,7 @@ def chain_maps_section(
         report (Report): Where they are added.
         example (ForecastExample): The forecast.
         land (array ``[H, W]``, *optional*): Land-sea mask.
+        audit (mapping, *optional*): What ``audit.json`` holds; said where it explains the maps.
     """
     section = report.section("One forecast")
     leads, layout = example.lead_hours, example.layout
@@ -382,10 +377,15 @@ def chain_maps_section(
         "chosen one. Truth and forecast share their colours; the scales differ from one lead time "
         "to the next."
     )
+    if audit is not None and any(finding["check"] == "order" for finding in audit["findings"]):
+        section.text(
+            "The audit found that the values of these data probably lie at the wrong points (see "
+            "Data): no wonder if the maps look like noise.",
+            tone="warning",
+        )
     channels = first_channels(layout.channels)[:_MAPS]
     for panel, channel in zip(section.panels(channels), channels, strict=True):
         index = layout.channels.index(channel)
-        label = channel_label(channel)
         for lead in shown:
             name = lead_label(leads[lead])
             figure = forecast_figure(
@@ -400,7 +400,7 @@ def chain_maps_section(
                 ),
                 land=land,
             )
-            panel.figure(figure, f"{label[:1].upper()}{label[1:]}, {name}")
+            panel.figure(figure, f"{_capital(channel_label(channel))}, {name}")
     return section
 
 
@@ -455,18 +455,16 @@ def _range(hours: Sequence[int]) -> str:
     return f"{days[0]} day" if days == [1, 1] else f"{days[0]} to {days[1]} days"
 
 
-def _listed(hours: Sequence[int]) -> str:
-    """``[24, 48, 72]`` is "day 1 to 3", ``[24, 72]`` is "day 1, 3"."""
-    if any(hour % 24 for hour in hours):
-        return ", ".join(map(lead_label, hours))
-    days = [hour // 24 for hour in hours]
-    runs: list[list[int]] = []
-    for day in days:
-        if runs and day == runs[-1][-1] + 1:
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    return "day " + ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
+def _fixed(value: float | None, places: int = 3) -> str:
+    return f"{known_number(value):.{places}f}".replace("nan", "–")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _larger(fraction: float) -> str:
+    return f"{_percent(abs(fraction))} {'larger' if fraction >= 0 else 'smaller'}"
 
 
 def _percent(fraction: float) -> str:
