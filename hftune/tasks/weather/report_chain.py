@@ -337,12 +337,14 @@ def _drift_sentence(results: Mapping[str, Any]) -> str:
         f"The states that {lead_label(last)} was trained on are {quality} those it is used on: on "
         f"the validation days, which no model was trained on, their error is {_larger(gap)}"
     )
-    text += "." if most == last else f"; for {lead_label(most)} it is most, {_larger(gaps[most])}."
+    if most != last and gaps[most] > _LEVEL:
+        text += f"; for {lead_label(most)} it is most, {_larger(gaps[most])}"
+    text += "."
     if results["folds"]:
         text += (
             f" The training states are cross-fitted: each of {results['folds']} parts of the "
-            "training days was predicted by models trained on the other parts, so what is left of "
-            "the difference was not learned by heart."
+            "training days was predicted by models trained on the other parts alone, so none was "
+            "learned by heart."
         )
     elif gaps[most] > _DRIFTED:
         text += (
