@@ -32,7 +32,7 @@ from pathlib import Path
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 
-from hftune.callbacks.tracked_run import register_best_model, run_callbacks, start_run
+from hftune.callbacks.tracked_run import recorded_run, register_best_model
 from hftune.configuration.arguments import HFTuneArguments
 from hftune.configuration.resolve import parse
 from hftune.configuration.tracking_arguments import TrackingArguments
@@ -48,11 +48,11 @@ from hftune.training.trainer import HFTuneTrainer
 from hftune.utils.files import write_json
 from hftune.utils.recipes import run_recipe
 from hftune.utils.seeds import seed_everything
-from hftune.utils.terminal import console, is_main_process, progress
+from hftune.utils.terminal import is_main_process, progress, say
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the recipe.
+def main(argv: Sequence[str] | None = None) -> HFTuneTrainer:
+    """Runs the recipe; returns its trainer.
 
     Args:
         argv (sequence of str, *optional*): Arguments, defaults to the command line's.
@@ -67,18 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     data_args, model_args, args, tracking = settings.values
     output_dir = Path(args.output_dir)
-    say = console().print if is_main_process() else lambda *_: None
-    say(settings.show(changed_only=True))
 
-    with start_run(
-        output_dir,
-        tracking,
-        task="aardvark_encoder",
-        configuration=settings.as_dict(),
-        seeds={"seed": args.seed, "data_seed": args.data_seed},
-    ) as record:
-        callbacks = run_callbacks(record, tracking)
-
+    with recorded_run(settings, args, tracking, "aardvark_encoder") as (record, callbacks):
         # 1. Fields and stations: opened, audited, split
         with record.timed("data"):
             data = prepare_encoder_data(data_args, model_args, output_dir)
@@ -134,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if name.endswith("rmse_normalised"):
                     say(f"{name}: {value:.3f}")
             say(f"Scores: {output_dir / 'scores.json'}\nReport: {report}")
-        trainer.end()
+    return trainer
 
 
 if __name__ == "__main__":
