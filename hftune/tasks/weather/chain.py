@@ -22,10 +22,10 @@ from ...training.lead_time import Advance
 from ...utils.errors import ConfigurationError, DataError
 from ...utils.files import read_json, write_json
 from ...utils.modules import evaluating
-from ...utils.terminal import progress
+from ...utils.terminal import is_main_process, progress
 from .climatology import Climatology
 from .dates import describe_times, format_time
-from .evaluation_weather import gathered, shared_batches
+from .evaluation_weather import ForecastEvaluator, gathered, process_group, shared_batches
 from .fields import WeatherFields
 from .initial_conditions import InitialConditions, manifest_path, open_initial_conditions
 from .initial_conditions_write import initial_condition_bytes, write_initial_conditions
@@ -33,6 +33,7 @@ from .scores import ForecastScores
 
 if TYPE_CHECKING:
     import datasets
+    import torch
 
 __all__ = ["SPLITS", "ChainEvaluator", "ChainReader", "WeatherChain"]
 
@@ -41,6 +42,7 @@ SPLITS = ("train", "val", "test")
 
 _DRIFT_ROWS = 1000
 _TEST_SCORES = "test_scores.json"
+_UNTUNED_SCORES = "untuned_scores.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -273,6 +275,74 @@ class WeatherChain:
             before + self._steps_after(step // self.steps),
             0 if self.clock == "initial" else before,
         )
+
+    def rollout_samples(self) -> datasets.Dataset:
+        """Returns the initial states of the test split and the truth at all lead times, for scoring
+        a model that is rolled out by itself (see
+        :class:`~hftune.tasks.weather.evaluation_weather.ForecastEvaluator`).
+        """
+        import datasets
+
+        step = round(self.step_hours * 3600)
+        reader = ChainReader(
+            self.initial["test"],
+            self.truth,
+            self._channels,
+            np.arange(1, self.lead_times + 1) * step,
+            0,
+        )
+        dataset = datasets.Dataset.from_dict({"time": self.common_times("test")})
+        dataset.set_transform(reader)
+        return dataset
+
+    def untuned_scores(self, model: torch.nn.Module, weights: str) -> ForecastScores:
+        """Scores a model that is rolled out by itself, or finds what an earlier call has found.
+
+        Args:
+            model (WeatherModel): The model before the chain.
+            weights (str): Identifies its weights.
+        """
+        evaluator = ForecastEvaluator(
+            self.rollout_samples(),
+            self.layout,
+            self.lead_hours,
+            self.climatology,
+            batch_size=self.batch_size,
+        )
+        path, identity = self.folder / _UNTUNED_SCORES, [weights, self.fingerprint, self.lead_hours]
+        found = read_json(path) if path.is_file() else {}
+        if all(gathered(found.get("identity") == identity)):
+            scores = ForecastScores(self.layout, self.lead_hours, self.climatology)
+            scores.merge(_arrays(found["scores"]))
+            return scores
+        with contextlib.ExitStack() as stack:
+            bar = None
+            if is_main_process():
+                count = len(evaluator.samples)
+                bar = stack.enter_context(progress(count, "Scoring the untuned model", "forecasts"))
+            scores = evaluator.evaluate(model, bar and (lambda done: bar.update(done - bar.done)))
+        if process_group()[0] == 0:
+            write_json(path, {"identity": identity, "scores": scores.state_dict()})
+        return scores
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels of the states."""
+        return self.layout.channels
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the initial states, the truth and how they are put together."""
+        import xxhash
+
+        told = [self.truth.fingerprint, self.clock, self.step_hours, self.history, self.dtype]
+        told += [self.initial[split].fingerprint for split in SPLITS]
+        return xxhash.xxh3_128(repr(told).encode()).hexdigest()
+
+    @property
+    def lead_hours(self) -> list[int]:
+        """The lead times in hours."""
+        return [round(k * self.step_hours) for k in range(1, self.lead_times + 1)]
 
     def count(self, lead_time: int, fold: int | None) -> int:
         return len(self._train_times(lead_time, fold))
