@@ -1,6 +1,6 @@
 """Aardvark's lead-time chain against the reference's way of doing it.
 
-    python benchmarks/aardvark_chain.py [--rows 240] [--lead_times 3] [--published] [--threads 1]
+    python benchmarks/aardvark_chain.py [--rows 120] [--lead_times 3] [--published] [--threads 1]
 
 Both start from the same weights and initial conditions, train each lead time on the states of the
 one before with the same samples in the same order, batches, learning rate, loss and precision
@@ -352,7 +352,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--published", action="store_true", help="the published grid and network, few daily rows")
-    add("--rows", type=int, help="training rows (default: 240, published 6)")
+    add("--rows", type=int, help="training rows (default: 120, published 6)")
     add("--lead_times", type=int, help="(default: 3, published 2)")
     add("--epochs", type=int, default=1, help="of each lead time (default: 1)")
     add("--repeats", type=int, default=3, help="turns of each side (default: 3)")
@@ -371,7 +371,7 @@ def main() -> int:
         return 0
 
     sizes = {**(PUBLISHED if options.published else MIDDLE)}
-    sizes["rows"] = options.rows or (6 if options.published else 240)
+    sizes["rows"] = options.rows or (6 if options.published else 120)
     sizes["lead_times"] = options.lead_times or (2 if options.published else 3)
     sizes |= {"epochs": options.epochs, "device": options.device}
     missed = []
