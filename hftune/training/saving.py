@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput
 from ..callbacks.state import StatefulCallback
 from ..utils.errors import CheckpointError, HftuneError
 from ..utils.files import free_bytes, human_bytes, write_json
+from ..utils.modules import without_bars
 from ..utils.terminal import console
 from .checkpoints import (
     find_checkpoints,
@@ -176,13 +177,8 @@ class WholeSaves:
             self._unwritten_model = error
 
     def _save_model_files(self, output_dir: str | None, state_dict: dict | None) -> None:
-        bars = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()  # one of its own for each save
-        try:
+        with without_bars():
             super()._save(output_dir, state_dict)
-        finally:
-            if bars:
-                transformers.utils.logging.enable_progress_bar()
         if self.args.should_save:
             # A pickle of the settings, tokens included; the same as JSON, without them.
             folder = Path(output_dir or self.args.output_dir)

@@ -1,4 +1,4 @@
-"""Small things about models: names of parameters, the mode of evaluation."""
+"""Small things about models: names of parameters, the mode of evaluation, progress bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["evaluating", "parameter_name"]
+__all__ = ["evaluating", "parameter_name", "without_bars"]
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)\."
@@ -37,3 +37,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Leaves out the progress bars that transformers has for each file of weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

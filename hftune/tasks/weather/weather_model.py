@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hftune.utils.errors import CheckpointError, DataError
+from hftune.utils.modules import without_bars
 
 __all__ = ["ForecastOutput", "WeatherModel", "raise_on_mismatch"]
 
@@ -112,9 +113,10 @@ class WeatherModel(PreTrainedModel):
         kwargs.setdefault("dtype", torch.float32)
         wants_information = kwargs.pop("output_loading_info", False)
         try:
-            model, information = super().from_pretrained(
-                source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
-            )
+            with without_bars():
+                model, information = super().from_pretrained(
+                    source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+                )
         except SafetensorError as error:
             raise CheckpointError(f"the weights in {source} are damaged: {error}.") from error
         raise_on_mismatch(
