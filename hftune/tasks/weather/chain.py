@@ -11,7 +11,6 @@ one step of the chain, ``C`` channels, ``H`` latitudes, ``W`` longitudes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,10 +20,11 @@ import numpy as np
 from ...training.lead_time import Advance
 from ...utils.errors import ConfigurationError, DataError
 from ...utils.files import read_json, write_json
-from ...utils.modules import evaluating
 from ...utils.terminal import is_main_process, progress
+from .chain_reader import ChainReader
 from .climatology import Climatology
 from .dates import describe_times, format_time
+from .evaluation_chain import ChainEvaluator
 from .evaluation_weather import ForecastEvaluator, gathered, process_group, shared_batches
 from .fields import WeatherFields
 from .initial_conditions import InitialConditions, manifest_path, open_initial_conditions
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import datasets
     import torch
 
-__all__ = ["SPLITS", "ChainEvaluator", "ChainReader", "WeatherChain"]
+__all__ = ["SPLITS", "WeatherChain"]
 
 SPLITS = ("train", "val", "test")
 """The splits of a chain, by the names in its files."""
@@ -43,49 +43,6 @@ SPLITS = ("train", "val", "test")
 _DRIFT_ROWS = 1000
 _TEST_SCORES = "test_scores.json"
 _UNTUNED_SCORES = "untuned_scores.json"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ChainReader:
-    """Reads samples of a lead time; the transform of a :class:`datasets.Dataset` of initial times.
-
-    Attributes:
-        states (InitialConditions): Of the lead time before it.
-        truth (WeatherFields): What happened.
-        channels (tuple of int): Those of ``truth`` that the states have.
-        offsets (int64 array ``[L]``): Seconds from the initial time to the targets.
-        clock (int): Seconds from the initial time to what the model is told as the time.
-    """
-
-    states: InitialConditions
-    truth: WeatherFields
-    channels: tuple[int, ...]
-    offsets: np.ndarray
-    clock: int
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Reads a batch of initial times: ``fields``, ``times`` and ``target_fields``."""
-        import torch
-
-        initial = np.asarray(batch["time"], dtype=np.int64)
-        rows = np.searchsorted(self.truth.times, initial[:, None] + self.offsets)
-        targets = self.read_truth(rows.reshape(-1))
-        return {
-            "fields": torch.from_numpy(self.read_states(initial)),
-            "times": torch.from_numpy(initial + self.clock),
-            "target_fields": torch.from_numpy(targets.reshape(*rows.shape, *targets.shape[1:])),
-        }
-
-    def read_states(self, initial: np.ndarray) -> np.ndarray:
-        """Returns states by their initial times, float32 ``[n, T, C, H, W]``."""
-        return self.states.read(np.searchsorted(self.states.times, initial))
-
-    def read_truth(self, rows: np.ndarray) -> np.ndarray:
-        """Returns what happened, by row, float32 ``[n, C, H, W]``."""
-        values = self.truth.read(rows)
-        if self.channels == tuple(range(values.shape[1])):
-            return values
-        return values[:, list(self.channels)]
 
 
 class WeatherChain:
@@ -589,66 +546,6 @@ class WeatherChain:
             if not self.keep_predictions and lead_time < done:
                 for split in ("val", "test"):
                     _remove(self.path(split, lead_time))
-
-
-class ChainEvaluator:
-    """Scores a model on the validation samples of a lead time; see
-    :class:`~hftune.training.trainer.Evaluator`.
-
-    ``loss`` is the mean of the model's own loss over all samples of all processes, each counted
-    once; ``rmse_normalised`` the mean over channels of the RMSE of the last step in units of the
-    standard deviation of a day's change.
-    """
-
-    primary_metric = "loss"
-    greater_is_better = False
-
-    def __init__(self, chain: WeatherChain, lead_time: int) -> None:
-        self.chain, self.lead_time = chain, lead_time
-        self._samples: Any = None
-
-    def __call__(self, trainer_or_model: Any) -> dict[str, float]:
-        """Returns ``loss`` and ``rmse_normalised``.
-
-        Args:
-            trainer_or_model (Trainer or torch.nn.Module): A trainer's model is used as it is
-                wrapped for training.
-        """
-        import torch
-
-        model = trainer_or_model
-        if not isinstance(model, torch.nn.Module):
-            model = trainer_or_model.model_wrapped
-        chain = self.chain
-        if self._samples is None:
-            self._samples = chain.samples("val", self.lead_time)
-        device = next(model.parameters()).device
-        hours = round(self.lead_time * chain.step_hours)
-        scores = ForecastScores(chain.layout, [hours])
-        total, count = 0.0, 0
-        with evaluating(model), torch.no_grad():
-            for batch, kept in shared_batches(self._samples, chain.batch_size):
-                batch = {name: values[: max(kept, 1)] for name, values in batch.items()}
-                output = model(**{name: values.to(device) for name, values in batch.items()})
-                if not kept:
-                    continue
-                total += float(output.loss) * kept
-                count += kept
-                scores.update(
-                    {"model": output.prediction[:, -1:].float().cpu().numpy()},
-                    batch["target_fields"][:, -1:].numpy(),
-                    batch["times"].numpy()[:, None],
-                )
-        whole = ForecastScores(chain.layout, [hours])
-        totals = []
-        for state, part, number in gathered((scores.state_dict(), total, count)):
-            whole.merge(state)
-            totals.append((part, number))
-        rmse = whole.measure("model", "rmse")[0] / chain.difference_std
-        return {
-            "loss": sum(part for part, _ in totals) / sum(number for _, number in totals),
-            "rmse_normalised": float(np.nanmean(rmse)),
-        }
 
 
 def _grid_problems(states: InitialConditions, other: Any, whose: str) -> list[str]:
