@@ -206,7 +206,7 @@ def _train_what_is_missing(settings: Resolved) -> tuple[str | None, str | None, 
         folder = output_dir / "encoder"
         if again:
             own = [] if stations is None else ["--stations", stations]
-            config = _config(model_args.encoder_config, "aardvark_encoder_regional.yaml")
+            config = _config(model_args.encoder_config, "aardvark_encoder_background.yaml")
             aardvark_encoder.main([*_passed_on(settings, folder, config), *own])
         encoder, stations = str(folder / "model"), stations or str(folder / "stations")
     processor = model_args.forecast_model_path
