@@ -147,12 +147,16 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
             args,
             chain=chain,
             staging=staging,
+            plan_settings={
+                "forecast_model": weights_digest(model),
+                "loss": model.config.loss_function,
+            },
             data_collator=collate,
             callbacks=callbacks,
             data_fingerprint=chain.fingerprint,
         )
         with record.timed("untuned"):
-            untuned = chain.untuned_scores(trainer.model, weights_digest(model))
+            untuned = chain.untuned_scores(trainer.model, trainer.plan_settings["forecast_model"])
         with record.timed("training"):
             trainer.train()
         trainer.save_model(str(output_dir / "model"))

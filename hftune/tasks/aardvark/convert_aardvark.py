@@ -365,7 +365,7 @@ def _static_names(path: Path, kind: str, known: Mapping[str, Any], inputs: int) 
             f"the network in {path} takes {inputs} channels; without static fields the "
             f"configuration gives it {others} already: it is of another architecture."
         )
-    return [f"static_{i}" for i in range(inputs - others)]
+    return [f"static{i + 1}" for i in range(inputs - others)]
 
 
 def _sizes(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "background_modality",
     "build_encoder_config",
+    "grid_spacing",
     "published_encoder_config",
     "published_modalities",
     "task_observations",
@@ -109,7 +110,7 @@ def published_encoder_config(
         "mean": mean,
         "std": std,
         "modalities": published_modalities(),
-        "static_channels": [f"static_{i}" for i in range(7)],
+        "static_channels": [f"static{i + 1}" for i in range(7)],
         "climatology_channels": OFFICIAL_CHANNELS,
         # Both ends, so not quite the state's grid, in the float32 steps of the published code:
         # where distances nearly cancel, the last digit counts.
@@ -148,10 +149,7 @@ def build_encoder_config(
             f"the statistics are of the channels {', '.join(statistics.channels)}, the fields have "
             f"{', '.join(layout.channels)}: compute the statistics of these fields."
         )
-    spacing = max(
-        float(np.abs(np.diff(values)).max(initial=0))
-        for values in (layout.latitude, layout.longitude)
-    )
+    spacing = grid_spacing(layout)
     completed = []
     for modality in modalities:
         values = modality.as_dict() if isinstance(modality, Modality) else dict(modality)
@@ -177,6 +175,12 @@ def build_encoder_config(
         modalities=completed,
         **(small | settings),
     )
+
+
+def grid_spacing(layout: FieldLayout) -> float:
+    """Returns the largest distance of neighbouring rows or columns of a grid, in degrees."""
+    axes = (layout.latitude, layout.longitude)
+    return max(float(np.abs(np.diff(values)).max(initial=0)) for values in axes)
 
 
 def background_modality(

@@ -167,20 +167,21 @@ def _widen_initial_weights(network: nn.Module) -> None:
 
 
 class PointwiseMlp(nn.Module):
-    """Six linear layers with ReLU between, under the published names of weights.
+    """An MLP on the last axis with ReLU between its layers, under the published names of weights.
 
     Args:
         in_channels (int): Width of the input.
         hidden (int): Width between the layers.
         out_channels (int): Width of the result.
+        layers (int): Layers from ``hidden`` to ``hidden``. Defaults to 4.
     """
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, layers: int = 4) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(in_channels, hidden),
             nn.ReLU(),
-            *(nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(4)),
+            *(nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(layers)),
             nn.Linear(hidden, out_channels),
         )
 

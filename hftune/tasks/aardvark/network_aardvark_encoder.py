@@ -12,34 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .network_aardvark import reference_leftovers
+from .network_aardvark import PointwiseMlp, reference_leftovers
 from .vit_aardvark import LonLatTransformer, initialise
 
 if TYPE_CHECKING:
     from .configuration_aardvark_encoder import AardvarkEncoderConfig
 
-__all__ = ["AardvarkEncoderNetwork", "EncoderTransformer", "PixelMlp"]
-
-
-class PixelMlp(nn.Module):
-    """An MLP on the last axis: one layer in, ``layers`` hidden ones, one out, ReLU between them.
-
-    Args:
-        inputs (int): Width of the input.
-        hidden (int): Width of the hidden layers.
-        layers (int): Layers from ``hidden`` to ``hidden``.
-        outputs (int): Width of the result.
-    """
-
-    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int) -> None:
-        super().__init__()
-        between = [nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU()) for _ in range(layers)]
-        self.mlp = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.ReLU(), *between, nn.Linear(hidden, outputs)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(x)
+__all__ = ["AardvarkEncoderNetwork", "EncoderTransformer"]
 
 
 class EncoderTransformer(LonLatTransformer):
@@ -85,7 +64,7 @@ class EncoderTransformer(LonLatTransformer):
             self.var_agg.requires_grad_(False)
         self.apply(initialise)
         # As published, it begins with the weights that torch gives linear layers.
-        self.mlp = PixelMlp(features, mixer_hidden, mixer_layers, mixer_width)
+        self.mlp = PointwiseMlp(features, mixer_hidden, mixer_width, mixer_layers)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Transforms ``[B, F, X', Y']``, of any grid, to ``[B, C, P * (X // P), P * (Y // P)]``."""

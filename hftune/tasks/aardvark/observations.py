@@ -149,7 +149,8 @@ def encoder_samples(
     """Makes the samples that a trained encoder, or one to be trained, is made for.
 
     Args:
-        config (AardvarkEncoderConfig): Of :func:`~.prepare_aardvark_encoder.build_encoder_config`:
+        config (AardvarkEncoderConfig): Of
+            :func:`~.prepare_aardvark_encoder.station_encoder_config`:
             its modality ``stations`` says which variables (``log1p(precip)`` of ``precip``) of
             which stations, ``background_hours`` how old the fields of its modality ``background``
             are.

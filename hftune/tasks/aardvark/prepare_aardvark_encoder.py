@@ -21,6 +21,7 @@ from ..weather.stations import Stations, read_stations, write_stations
 from ..weather.statistics import FieldStatistics, compute_statistics
 from .arguments_aardvark_encoder import AardvarkEncoderArguments
 from .configuration_aardvark_encoder import AardvarkEncoderConfig, Modality
+from .encoder_presets import background_modality, build_encoder_config, grid_spacing
 from .observations import BACKGROUND, STATIONS, encoder_samples
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..weather.audit import Audit
 
-__all__ = ["EncoderData", "build_encoder_config", "prepare_encoder_data"]
+__all__ = ["EncoderData", "prepare_encoder_data", "station_encoder_config"]
 
 _RAIN = ("precip", "precipitation", "prcp", "pr", "rain", "rainfall", "rr", "tp")
 _LARGEST_PATCH = 4
@@ -132,7 +133,7 @@ def prepare_encoder_data(
     }
     rows = np.searchsorted(fields.times, times["train"])
     statistics = compute_statistics(fields, rows, hours)
-    config = build_encoder_config(model, fields.layout, statistics, stations, times["train"])
+    config = station_encoder_config(model, fields.layout, statistics, stations, times["train"])
     return EncoderData(
         fields=fields,
         stations=stations,
@@ -147,7 +148,7 @@ def prepare_encoder_data(
     )
 
 
-def build_encoder_config(
+def station_encoder_config(
     arguments: AardvarkEncoderArguments,
     layout: FieldLayout,
     statistics: FieldStatistics,
@@ -177,11 +178,6 @@ def build_encoder_config(
         stations.select(logarithms)  # says what is wrong with the names
     variables = [f"log1p({v})" if v in logarithms else v for v in stations.variables]
     observed = stations.select(variables).at(training_times)
-    spacing = max(
-        (float(np.abs(np.diff(axis)).max()) for axis in (layout.latitude, layout.longitude)
-         if len(axis) > 1),
-        default=1.0,
-    )  # fmt: skip
     modalities = [
         Modality(
             STATIONS,
@@ -191,35 +187,21 @@ def build_encoder_config(
             latitude=stations.latitude,
             mean=np.nanmean(observed, axis=(0, 2), dtype=np.float64),
             std=np.nanstd(observed, axis=(0, 2), dtype=np.float64),
-            length_scale=spacing if arguments.length_scale is None else arguments.length_scale,
+            length_scale=arguments.length_scale or grid_spacing(layout),
             trainable_length_scale=arguments.trainable_length_scale,
         )
     ]
     if arguments.background_hours:
-        modalities.append(
-            Modality(
-                BACKGROUND,
-                "grid",
-                layout.channels,
-                longitude=layout.longitude,
-                latitude=layout.latitude,
-                mean=statistics.mean,
-                std=statistics.std,
-                density=False,
-            )
-        )
+        modalities.append(background_modality(layout, statistics, BACKGROUND))
     patch_size = arguments.patch_size or max(
         size for size in range(1, _LARGEST_PATCH + 1) if not any(n % size for n in layout.grid)
     )
     sizes = ("embed_dim", "depth", "num_heads", "mlp_ratio", "head_depth", "drop_path",
              "mixer_hidden", "mixer_layers", "mixer_width", "loss_function")  # fmt: skip
-    return AardvarkEncoderConfig(
-        channels=layout.channels,
-        latitude=layout.latitude,
-        longitude=layout.longitude,
-        mean=statistics.mean,
-        std=statistics.std,
-        modalities=modalities,
+    return build_encoder_config(
+        layout,
+        statistics,
+        modalities,
         static_channels=layout.static_channels,
         static_mean=statistics.static_mean,
         # A field that is the same everywhere becomes 0.

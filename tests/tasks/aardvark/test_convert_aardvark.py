@@ -82,7 +82,7 @@ def processor(factors, static):
     config = AardvarkProcessorConfig(
         **SETTINGS | SIZES,
         **read_norm_factors(factors, channels=4),
-        static_channels=["static_0", "static_1"],
+        static_channels=["static1", "static2"],
         static_mean=static.mean(axis=(1, 2), dtype=np.float64).tolist(),
         static_std=static.std(axis=(1, 2), dtype=np.float64).tolist(),
         reference_tensors=True,
@@ -102,7 +102,7 @@ def encoder_config(factors, **changes):
             Modality("stations", "points", ["tas", "psl"], length_scale=20.0),
             Modality("swath", "resize", ["a", "b", "c"], density=False),
         ],
-        "static_channels": ["static_0", "static_1"],
+        "static_channels": ["static1", "static2"],
         "climatology_channels": CHANNELS,
         "stack_longitude": np.linspace(0, 360, 12).tolist(),
         "vit_grid": (14, 13),
@@ -190,7 +190,7 @@ def test_processor_is_the_one_that_was_saved(official, processor, factors, stati
         torch.testing.assert_close(
             model(*inputs).prediction, processor(*inputs).prediction, rtol=1e-6, atol=1e-6
         )
-    assert model.config.static_channels == ["static_0", "static_1"]
+    assert model.config.static_channels == ["static1", "static2"]
     own = {"static_mean", "static_std", "license"}
     found, expected = model.config.to_dict(), processor.config.to_dict()
     assert {n: v for n, v in found.items() if n not in own} == {
@@ -261,7 +261,7 @@ def test_what_has_to_be_given(official, factors, static):
         )
     holes = static.copy()
     holes[1, 0, 0] = np.nan
-    with pytest.raises(Exception, match="static_1"):
+    with pytest.raises(Exception, match="channel static2 has static_mean nan"):
         load_official_processor(official, norm_factors=factors, static=holes, **SETTINGS)
 
 
@@ -285,7 +285,7 @@ def test_encoder_is_the_one_that_was_saved(tmp_path, encoder, factors, static):
         assert len(lacking) == (0 if keep else 20)
         batch = observations(), torch.tensor([1_577_836_800])
         assert torch.equal(model(*batch).prediction, encoder(*batch).prediction)
-    assert model.config.static_channels == ["static_0", "static_1"]
+    assert model.config.static_channels == ["static1", "static2"]
     # Two swaths, and nothing is left that could be static fields.
     settings["modalities"] = [
         *settings["modalities"],
@@ -467,7 +467,7 @@ def test_published_sizes_are_those_of_the_weights(test_data, tmp_path):
     factors = read_norm_factors(test_data / "aardvark")
     with torch.device("meta"):
         expected = AardvarkProcessor(
-            published_config(**factors, static_channels=[f"static_{i}" for i in range(7)])
+            published_config(**factors, static_channels=[f"static{i + 1}" for i in range(7)])
         ).network.state_dict()
     assert (len(expected), sum(w.numel() for w in expected.values())) == (297, 53_995_762)
     # Views of one number: a small file.
@@ -476,7 +476,7 @@ def test_published_sizes_are_those_of_the_weights(test_data, tmp_path):
     assert (folder / "epoch_0").stat().st_size < 200_000
     model = load_official_processor(folder, norm_factors=test_data / "aardvark")
     assert model.network.state_dict().keys() == expected.keys()
-    assert model.config.static_channels == [f"static_{i}" for i in range(7)]
+    assert model.config.static_channels == [f"static{i + 1}" for i in range(7)]
     assert (model.config.depth, model.config.num_heads, model.config.head_depth) == (16, 16, 4)
     assert model.config.mean == factors["mean"]
 

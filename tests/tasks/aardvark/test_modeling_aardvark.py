@@ -193,7 +193,7 @@ def published_keys():
 
 def make_published(**settings):
     ones = np.ones(24)
-    names = [f"static_{i}" for i in range(7)]
+    names = [f"static{i + 1}" for i in range(7)]
     with torch.device("meta"):
         return AardvarkProcessor(
             published_config(

@@ -12,7 +12,7 @@ from hftune.tasks.aardvark.observations import (
     encoder_samples,
     observation_samples,
 )
-from hftune.tasks.aardvark.prepare_aardvark_encoder import build_encoder_config
+from hftune.tasks.aardvark.prepare_aardvark_encoder import station_encoder_config
 from hftune.tasks.weather.fields import FieldLayout, WeatherFields
 from hftune.tasks.weather.stations import Stations
 from hftune.tasks.weather.statistics import compute_statistics
@@ -131,7 +131,7 @@ def make_encoder_config(stations, fields, *, background_hours=0, log_variables=(
     arguments = AardvarkEncoderArguments(
         background_hours=background_hours, log_variables=list(log_variables)
     )
-    return build_encoder_config(
+    return station_encoder_config(
         arguments,
         fields.layout,
         compute_statistics(fields),
