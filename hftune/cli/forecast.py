@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ..utils.errors import ConfigurationError
 from ..utils.files import human_bytes
@@ -25,13 +26,20 @@ def _hours(texts: list[str]) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hftune forecast",
-        description="Roll a saved Aurora out from fields and write the forecasts as CF NetCDF, in "
-        "the layout of WeatherBench 2.",
+        description="Roll a saved Aurora or Aardvark out from fields, or go through the days of a "
+        "lead-time chain, and write the forecasts as CF NetCDF, in the layout of WeatherBench 2.",
         epilog="example: hftune forecast runs/region/model era5_*.nc --lead_hours 24,48,72 "
         "-o forecast.nc",
     )
-    parser.add_argument("model", help="folder of a saved model, a Hub repository, or a *.ckpt")
-    parser.add_argument("data", nargs="+", help="files, globs, Zarr stores or URLs with the fields")
+    parser.add_argument(
+        "model",
+        help="folder of a saved model or of a lead-time chain's run, a Hub repository, or a *.ckpt",
+    )
+    parser.add_argument(
+        "data",
+        nargs="+",
+        help="files, globs, Zarr stores or URLs with the fields, or initial conditions (*.mmap)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="NetCDF file to write")
     parser.add_argument(
         "--lead_hours", "--lead-hours", nargs="+", required=True, help="lead times, such as 24,48"
@@ -66,13 +74,14 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from ..tasks.aurora.modeling_aurora import AuroraForForecasting
+    from ..tasks.weather.chain_forecast import ChainForecaster
     from ..tasks.weather.evaluation_weather import model_predictor
     from ..tasks.weather.fields import split_channel
     from ..tasks.weather.forecast_file import match_inputs, write_forecasts
+    from ..tasks.weather.initial_conditions import open_initial_conditions
     from ..tasks.weather.store import open_fields
 
-    model = AuroraForForecasting.from_pretrained(arguments.model).eval()
+    model = _load(arguments.model).eval()
     device = arguments.device or (
         "cuda"
         if torch.cuda.is_available()
@@ -82,25 +91,30 @@ def main(argv: list[str]) -> int:
     )
     predict = model_predictor(model.to(device), leads)
     parts = [split_channel(channel) for channel in model.config.channels]
-    fields = open_fields(
-        arguments.data,
-        variables=list(dict.fromkeys(name for name, _ in parts)),
-        levels=sorted({level for _, level in parts if level is not None}) or None,
-        static_data=arguments.static_data,
-        cache_dir=arguments.cache_dir,
-    )
-    inputs = match_inputs(fields, model.config, arguments.dates)
-    if model.static_fields is not None and not torch.isfinite(model.static_fields).all():
-        model.set_static_fields(inputs.read_static(model.config.static_channels))
+    if len(arguments.data) == 1 and arguments.data[0].endswith(".mmap"):
+        fields = open_initial_conditions(arguments.data[0]).as_fields()
+    else:
+        fields = open_fields(
+            arguments.data,
+            variables=list(dict.fromkeys(name for name, _ in parts)),
+            levels=sorted({level for _, level in parts if level is not None}) or None,
+            static_data=arguments.static_data,
+            cache_dir=arguments.cache_dir,
+        )
+    one = model.models[0] if isinstance(model, ChainForecaster) else model
+    inputs = match_inputs(fields, one.config, arguments.dates)
+    if one is model and one.static_fields is not None:
+        if not torch.isfinite(one.static_fields).all():
+            one.set_static_fields(inputs.read_static(one.config.static_channels))
     with progress(len(inputs.times), "Forecasting", "forecasts") as bar:
         write_forecasts(
             arguments.output,
             predict,
             inputs,
             leads,
-            latitudes=len(model.output_latitude),
+            latitudes=len(one.output_latitude),
             batch_size=arguments.batch_size,
-            source=f"Aurora, {arguments.model}",
+            source=f"{type(one).__name__}, {arguments.model}",
             progress=lambda done: bar.update(done - bar.done),
         )
     print(
@@ -108,3 +122,20 @@ def main(argv: list[str]) -> int:
         f"{human_bytes(arguments.output.stat().st_size)}"
     )
     return 0
+
+
+def _load(path: str) -> Any:
+    """A model of either kind, or the models of a chain."""
+    from ..tasks.aardvark.configuration_aardvark import AardvarkProcessorConfig
+    from ..tasks.aardvark.modeling_aardvark import AardvarkProcessor
+    from ..tasks.aurora.modeling_aurora import AuroraForForecasting
+    from ..tasks.weather.chain_forecast import ChainForecaster
+    from ..utils.files import read_json
+
+    if ChainForecaster.is_run(path):
+        return ChainForecaster.from_run(path)
+    config = Path(path, "config.json")
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind == AardvarkProcessorConfig.model_type:
+        return AardvarkProcessor.from_pretrained(path)
+    return AuroraForForecasting.from_pretrained(path)

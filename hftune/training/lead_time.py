@@ -27,10 +27,12 @@ class LeadTimeChain(Protocol):
         lead_times (int): Number of steps: the chain has the lead times 1 ... ``lead_times``.
         folds (int): 0, or into how many parts the training states are cut: then the states that
             later steps train on are predicted by models that were not trained on them.
+        settings (dict): How it steps on, as JSON has it; part of the plan.
     """
 
     lead_times: int
     folds: int
+    settings: dict[str, Any]
 
     def count(self, lead_time: int, fold: int | None) -> int:
         """Returns the number of training samples of a lead time."""
@@ -76,10 +78,12 @@ class LeadTimeMixin(StagedMixin):
         self, model: torch.nn.Module | None = None, args: Any = None, *, chain: Any, **kwargs: Any
     ) -> None:
         self.chain: LeadTimeChain = chain
+        plan_settings = {"chain": chain.settings, **(kwargs.pop("plan_settings", None) or {})}
         super().__init__(
             model,
             args,
             stages=lead_time_stages(chain),
+            plan_settings=plan_settings,
             evaluator=chain.evaluator(1),
             **kwargs,
         )

@@ -103,6 +103,7 @@ class WeatherChain:
         self.truth = truth
         self.lead_times, self.folds = lead_times, folds
         self.step_hours, self.clock = step_hours, clock
+        self.settings = {"step_hours": step_hours, "clock": clock}
         self.timestep_hours, self.history = model_config.timestep_hours, model_config.history
         self.climatology = climatology
         self.difference_std = np.asarray(difference_std, dtype=np.float64)

@@ -50,6 +50,11 @@ class WeatherModel(PreTrainedModel):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leaves the network as its own code initialised it (transformers would redo it)."""
 
+    @property
+    def output_latitude(self) -> np.ndarray:
+        """float64 latitudes of the predictions, in degrees north."""
+        return np.asarray(self.config.latitude)
+
     def post_init(self) -> None:
         """Called at the end of a model's constructor."""
         self._frozen = [name for name, p in self.named_parameters() if not p.requires_grad]

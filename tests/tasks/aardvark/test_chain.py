@@ -22,7 +22,7 @@ from hftune.tasks.weather.initial_conditions_write import copy_initial_condition
 from hftune.tasks.weather.samples import collate
 from hftune.training.plan import best_model
 from hftune.training.trainer import HFTuneTrainer
-from hftune.utils.errors import ConfigurationError, DataError, HftuneError
+from hftune.utils.errors import CheckpointError, ConfigurationError, DataError, HftuneError
 from hftune.utils.seeds import derive_seed
 
 torch.set_num_threads(1)
@@ -315,3 +315,41 @@ def test_two_chains_do_not_share_states(finished, tmp_path):
     before = (folder / "ic_val_1.mmap").read_bytes()
     chain_run.run(folder, {"resume": "never", "num_train_epochs": 1})
     assert (folder / "ic_val_1.mmap").read_bytes() != before
+
+
+# The models of all days together
+
+
+def test_forecasts_of_a_chain_are_its_states(finished, tmp_path):
+    import xarray
+
+    from hftune.cli.main import main
+
+    states = finished / "initial" / "ic_test.mmap"
+    made = ["forecast", str(finished), str(states), "-o", str(tmp_path / "f.nc"),
+            "--lead_hours", "24,72", "--dates", "2001-11", "--batch_size", "8"]  # fmt: skip
+    assert main(made) == 0
+    with xarray.open_dataset(tmp_path / "f.nc") as file:
+        times = file.time.values.astype("datetime64[s]").astype(np.int64)
+        for lead, lead_time in enumerate((1, 3)):
+            stored = open_initial_conditions(finished / f"ic_test_{lead_time}.mmap")
+            known = np.isin(times, stored.times)
+            assert known.sum() == 3
+            expected = stored.read(np.searchsorted(stored.times, times[known]))[:, 0]
+            found = file["msl"].values[known, lead]
+            np.testing.assert_allclose(found, expected[:, 1], rtol=1e-6)
+
+
+def test_a_chain_that_has_not_finished_does_not_forecast(tmp_path):
+    from hftune.tasks.weather.chain_forecast import ChainForecaster
+
+    folder = tmp_path / "run"
+    chain_run.run(folder, {"chain_options": {"lead_times": 1}, "num_train_epochs": 1})
+    forecaster = ChainForecaster.from_run(folder)
+    fields = torch.from_numpy(chain_run.make_fields().values[None, :1])
+    with pytest.raises(CheckpointError) as error:
+        forecaster(fields, torch.tensor([0]), steps=2)
+    assert str(error.value) == ("the chain has 1 lead times, up to 24 h; 48 h were asked for.")
+    shutil.rmtree(best_model(folder, "forecast_1"))
+    with pytest.raises(CheckpointError, match="forecast_1 of 1 lead times are not trained yet"):
+        ChainForecaster.from_run(folder)
