@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
             source = AnalysisStates(data.fields, model.config)
         elif stations is not None:
             encoder = load_encoder(encoder_path, data_args.norm_factors, data_args.static_file)
-            source = EncoderStates(encoder, read_stations(stations), data.fields)
+            source = EncoderStates(encoder, read_stations(stations), data.fields, model.config)
         with record.timed("initial_conditions"):
             initial = initial_conditions(
                 folder,

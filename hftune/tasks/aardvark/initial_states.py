@@ -112,14 +112,24 @@ class EncoderStates:
         encoder (AardvarkEncoder): Trained.
         stations (Stations): The observations.
         fields (WeatherFields): The data, for encoders that see a background.
+        config (*optional*): Of the model that goes on from the states.
 
     Raises:
-        DataError: If stations or fields are not those that the encoder knows.
+        DataError: If stations or fields are not those that the encoder knows, or the model has
+            other channels or another grid.
     """
 
     history, timestep_hours = 1, 24.0
 
-    def __init__(self, encoder: AardvarkEncoder, stations: Stations, fields: WeatherFields) -> None:
+    def __init__(
+        self,
+        encoder: AardvarkEncoder,
+        stations: Stations,
+        fields: WeatherFields,
+        config: Any = None,
+    ) -> None:
+        if config is not None:
+            _check_same(encoder.config, config)
         self.layout = _state_layout(fields.layout, encoder.config)
         self.source = {
             "kind": "encoder",
@@ -304,6 +314,27 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()))
     return digest.hexdigest()
+
+
+def _check_same(encoder: Any, processor: Any) -> None:
+    """Raises an error where a processor cannot go on from what an encoder finds."""
+    problems = []
+    if list(encoder.channels) != list(processor.channels):
+        problems.append(
+            f"the encoder finds the channels {', '.join(encoder.channels)}, the processor knows "
+            f"{', '.join(processor.channels)}"
+        )
+    for name in ("latitude", "longitude"):
+        ours, theirs = np.asarray(getattr(encoder, name)), np.asarray(getattr(processor, name))
+        if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-3):
+            problems.append(
+                f"the encoder has {len(ours)} values of {name} from {ours[0]:g} to {ours[-1]:g}, "
+                f"the processor {len(theirs)} from {theirs[0]:g} to {theirs[-1]:g}"
+            )
+    if problems:
+        raise DataError(
+            f"{'; '.join(problems)}. Train both on the same variables, levels and grid."
+        )
 
 
 def _state_layout(layout: FieldLayout, config: Any) -> FieldLayout:
