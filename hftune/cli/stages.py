@@ -91,6 +91,8 @@ def _describe(root: Path, plan: Plan, journal: Journal) -> dict[str, Any]:
         best = best_model(root, planned.name)
         saved = _newest_checkpoint(best.parent)
         score = result.get("score", result.get("best_metric"))
+        # Another lead time is another task, of which nobody expects a smaller error.
+        compared = plan.kind != "lead_time" and None not in (before, score)
         stages.append(
             {
                 "number": position,
@@ -101,7 +103,7 @@ def _describe(root: Path, plan: Plan, journal: Journal) -> dict[str, Any]:
                 "steps": result.get("steps", _step(saved) if status else 0),
                 "planned_steps": planned.steps or None,
                 "score": score,
-                "gain": None if before is None or score is None else score - before,
+                "gain": score - before if compared else None,
                 "epochs": planned.epochs,
                 "batch": entry.get("batch"),
                 "seconds": entry.get("seconds"),
@@ -195,7 +197,11 @@ def _show(view: dict[str, Any]) -> None:
         Column("status", [Text(s["status"], style=_STYLES[s["status"]]) for s in stages], rank=1),
         Column("steps", [_steps(s) for s in stages], right=True, rank=4),
         Column(view["metric"] or "score", [number(s["score"]) for s in stages], True, 2),
-        Column("gain", [_gain(s["gain"]) for s in stages], right=True, rank=3),
+        *(
+            [Column("gain", [_gain(s["gain"]) for s in stages], right=True, rank=3)]
+            if any(s["gain"] is not None for s in stages)
+            else []
+        ),
         Column("epochs", [f"{s['epochs']:g}" for s in stages], right=True, rank=9),
         Column("batch", [_batch(s["batch"]) for s in stages], right=True, rank=8),
         Column("time", [_time(s["seconds"]) for s in stages], right=True, rank=7),
