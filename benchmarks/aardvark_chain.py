@@ -26,6 +26,11 @@ Before that the two are compared in one process: loss and gradients of a batch, 
 the same weights. After it, the states that the two chains have arrived at. Last, both run a small
 network on ten times the rows, to tell what grows with them.
 
+What the ratio of times depends on: the depth of the network (all blocks are alike on both sides,
+but for their attention matrices; the tokens of the channels are not) and the allocator. With the
+default one a good quarter of the reference's time is first touches of memory that was given back.
+Other work on the machine counts for both sides: the processor times say more than the wall times.
+
 Exits with 1 where a limit does not hold.
 """
 
