@@ -1,41 +1,24 @@
 """A progressive training of sharded weights on CPU; under torchrun, `fsdp` or `ddp` as argument.
 
-accelerate leaves FSDP out where there is no accelerator. The lines before the imports of hftune put
-it back; nothing else differs from a run on GPUs.
+See fsdp_on_cpu.py.
 """
 
 from __future__ import annotations
 
 import sys
 
-from accelerate import state
-from accelerate.utils import DistributedType
+import fsdp_on_cpu  # noqa: F401, I001  (before hftune)
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForSequenceClassification, BertConfig
 
-_init = state.AcceleratorState.__init__
-
-
-def _with_fsdp(self, *args, **kwargs):
-    _init(self, *args, **kwargs)
-    plugin = kwargs.get("fsdp_plugin")
-    if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-        self.distributed_type = DistributedType.FSDP
-        self.fsdp_plugin = plugin
-        state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-
-
-state.AcceleratorState.__init__ = _with_fsdp
-
-import torch  # noqa: E402
-from torch.distributed.tensor import DTensor  # noqa: E402
-from transformers import AutoModelForSequenceClassification, BertConfig  # noqa: E402
-
-from hftune.configuration.stage_arguments import (  # noqa: E402
+from hftune.configuration.stage_arguments import (
     ProgressiveArguments,
     StageArguments,
 )
-from hftune.configuration.staged_training_arguments import StagedTrainingArguments  # noqa: E402
-from hftune.training.progressive import ProgressiveTrainer  # noqa: E402
-from hftune.utils.recipes import run_recipe  # noqa: E402
+from hftune.configuration.staged_training_arguments import StagedTrainingArguments
+from hftune.training.progressive import ProgressiveTrainer
+from hftune.utils.recipes import run_recipe
 
 
 def main() -> None:

@@ -101,7 +101,9 @@ class PartialFile:
     def rows_done(self) -> int:
         """How many rows are there, by all processes."""
         missing = np.setdiff1d(self.missing(), list(self._unmarked))
-        return self.rows - sum(len(self.rows_of(block)) for block in missing.tolist())
+        last = self.blocks - 1  # may be a short one
+        short = len(self.rows_of(last)) - self.block_rows if last in missing else 0
+        return self.rows - len(missing) * self.block_rows - short
 
     def other_failed(self) -> DataError:
         """What to raise where something is missing that another process should have made."""

@@ -50,6 +50,12 @@ class WeatherModel(PreTrainedModel):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leaves the network as its own code initialised it (transformers would redo it)."""
 
+    def get_input_embeddings(self) -> None:
+        """None: there are no words. FSDP asks for them."""
+
+    def get_output_embeddings(self) -> None:
+        """None, as for :meth:`get_input_embeddings`."""
+
     @property
     def output_latitude(self) -> np.ndarray:
         """float64 latitudes of the predictions, in degrees north."""

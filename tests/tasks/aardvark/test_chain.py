@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kill_harness import Target, attempt
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chain_run
@@ -353,3 +356,32 @@ def test_a_chain_that_has_not_finished_does_not_forecast(tmp_path):
     shutil.rmtree(best_model(folder, "forecast_1"))
     with pytest.raises(CheckpointError, match="forecast_1 of 1 lead times are not trained yet"):
         ChainForecaster.from_run(folder)
+
+
+# Several processes
+
+
+def test_sharded_weights_reach_the_same_states(tmp_path):
+    """FSDP with a process group for each lead time against DDP, two processes each."""
+    settings = {
+        "chain_options": {"lead_times": 2},
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+    }
+    for folder in ("whole", "sharded"):
+        chain_run.make_chain(tmp_path / folder)
+    target = Target("ddp", lambda folder, _: chain_run.run(folder, settings), str, [], processes=2)
+    assert attempt(target, tmp_path / "whole").statuses == [0, 0]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2",
+         Path(__file__).parent / "fsdp_chain.py", tmp_path / "sharded"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("ic_train_2.mmap", "ic_val_1.mmap", "ic_test_2.mmap"):
+        states = open_initial_conditions(tmp_path / "sharded" / name).read(slice(None))
+        whole = open_initial_conditions(tmp_path / "whole" / name).read(slice(None))
+        np.testing.assert_allclose(states, whole, rtol=1e-5)
