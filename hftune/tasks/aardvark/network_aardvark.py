@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_aardvark import AardvarkProcessorConfig
-from .vit_aardvark import LonLatTransformer, initialise, sincos_embedding
+from .vit_aardvark import LonLatTransformer, initialise, initialise_by_width, sincos_embedding
 
 __all__ = ["PointwiseMlp", "ProcessorNetwork", "ProcessorTransformer", "reference_leftovers"]
 
@@ -123,10 +123,7 @@ class ProcessorTransformer(LonLatTransformer):
 class ProcessorNetwork(nn.Module):
     """The network with the published names of weights.
 
-    With ``reference_tensors`` it begins as published. A network of one's own begins with a standard
-    deviation of ``1 / sqrt(inputs)`` in linear layers and patch embeddings (LeCun et al. 1998,
-    Efficient BackProp, equation 16): the published 0.02 is for a width of 512 and patches of 5 x 5,
-    and a network of 64 that begins so was seen to learn two to three times more slowly.
+    With ``reference_tensors`` it begins as published, else with weights for its width.
 
     Args:
         config (AardvarkProcessorConfig): Architecture.
@@ -154,19 +151,13 @@ class ProcessorNetwork(nn.Module):
         for name, module in leftovers.items():  # in the order of the published file
             self.add_module(name, module)
         if not config.reference_tensors:
-            _widen_initial_weights(self)
+            initialise_by_width(self)
         if config.zero_head:
             nn.init.zeros_(self.decoder_lr.head[-1].weight)
 
     def forward(self, x: torch.Tensor, lead_time: torch.Tensor) -> torch.Tensor:
         """Predicts the normalised tendency ``[B, C, X, Y]`` from ``[B, V, X, Y]``."""
         return self.decoder_lr(x, lead_time)
-
-
-def _widen_initial_weights(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
 
 
 class PointwiseMlp(nn.Module):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .network_aardvark import PointwiseMlp, reference_leftovers
-from .vit_aardvark import LonLatTransformer, initialise
+from .vit_aardvark import LonLatTransformer, initialise, initialise_by_width
 
 if TYPE_CHECKING:
     from .configuration_aardvark_encoder import AardvarkEncoderConfig
@@ -63,6 +63,8 @@ class EncoderTransformer(LonLatTransformer):
             self.var_query.requires_grad_(False)
             self.var_agg.requires_grad_(False)
         self.apply(initialise)
+        if not reference_tensors:
+            initialise_by_width(self)
         # As published, it begins with the weights that torch gives linear layers.
         self.mlp = PointwiseMlp(features, mixer_hidden, mixer_width, mixer_layers)
 
