@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedConfig
 
-from hftune.utils.errors import ConfigurationError, did_you_mean
+from hftune.utils.errors import ConfigurationError
 
+from ..weather.config_checks import (
+    choice_problems,
+    float_list,
+    grid_problems,
+    repeated_problems,
+)
 from .losses_aardvark import LOSS_FUNCTIONS
 
 if TYPE_CHECKING:
@@ -127,12 +133,12 @@ class AardvarkProcessorConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.channels, self.static_channels = list(channels), list(static_channels)
-        self.latitude, self.longitude = _floats(latitude), _floats(longitude)
+        self.latitude, self.longitude = float_list(latitude), float_list(longitude)
         self.timestep_hours, self.history = timestep_hours, history
-        self.mean, self.std = _floats(mean), _floats(std)
-        self.difference_mean = _floats(difference_mean)
-        self.difference_std = _floats(difference_std)
-        self.static_mean, self.static_std = _floats(static_mean), _floats(static_std)
+        self.mean, self.std = float_list(mean), float_list(std)
+        self.difference_mean = float_list(difference_mean)
+        self.difference_std = float_list(difference_std)
+        self.static_mean, self.static_std = float_list(static_mean), float_list(static_std)
         self.patch_size, self.embed_dim, self.depth = patch_size, embed_dim, depth
         self.num_heads, self.mlp_ratio, self.head_depth = num_heads, mlp_ratio, head_depth
         self.drop_path = drop_path
@@ -142,8 +148,8 @@ class AardvarkProcessorConfig(PreTrainedConfig):
             *_channel_problems(self),
             *_grid_problems(self),
             *_network_problems(self),
-            *_choice("loss_function", loss_function, LOSS_FUNCTIONS),
-            *_choice("time_channels", time_channels, _TIME_CHANNELS),
+            *choice_problems("loss_function", loss_function, LOSS_FUNCTIONS),
+            *choice_problems("time_channels", time_channels, _TIME_CHANNELS),
         ]
         if problems:
             raise ConfigurationError(problems)
@@ -248,10 +254,7 @@ def _channel_problems(config: AardvarkProcessorConfig) -> list[str]:
     if not config.channels:
         problems.append("channels is empty: name what the fields hold, such as 2t and z_500.")
     for name in ("channels", "static_channels"):
-        values = getattr(config, name)
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            problems.append(f"{name} holds {', '.join(twice)} more than once.")
+        problems += repeated_problems(name, getattr(config, name))
     for prefix, channels in (
         ("", config.channels),
         ("difference_", config.channels),
@@ -281,24 +284,8 @@ _REASONS = {
 
 
 def _grid_problems(config: AardvarkProcessorConfig) -> list[str]:
-    problems = []
+    problems = grid_problems(config.latitude, config.longitude)
     latitude, longitude = np.asarray(config.latitude), np.asarray(config.longitude)
-    if latitude.size == 0 or np.abs(latitude).max() > 90 or not (np.diff(latitude) < 0).all():
-        problems.append(
-            "latitude must be within -90..90 and strictly decreasing (north to south); it is "
-            f"{_ends(latitude)}. Flip the latitude axis of the fields; open_fields does so."
-        )
-    if (
-        longitude.size == 0
-        or not 0 <= longitude[0] < 360
-        or not (np.diff(longitude) > 0).all()
-        or longitude[-1] - longitude[0] >= 360
-    ):
-        problems.append(
-            "longitude must be strictly increasing from a value in [0, 360), less than one "
-            f"turn; it is {_ends(longitude)}. A region across Greenwich goes on past 360: "
-            "345, 350, 355, 360, 365."
-        )
     smallest = min(latitude.size, longitude.size)
     if not 1 <= config.patch_size <= max(smallest, 1):
         problems.append(
@@ -330,20 +317,3 @@ def _network_problems(config: AardvarkProcessorConfig) -> list[str]:
     if config.history != 1:
         problems.append(f"history is {config.history}; Aardvark sees one past state: give 1.")
     return problems
-
-
-def _choice(name: str, value: Any, known: Collection[str]) -> list[str]:
-    if value in known:
-        return []
-    hint = did_you_mean(str(value), known)
-    return [f"{name} is {value!r}; it must be one of {', '.join(known)}.{hint}"]
-
-
-def _ends(values: np.ndarray) -> str:
-    if values.size < 4:
-        return str(values.tolist())
-    return f"{values[0]:g}, {values[1]:g} ... {values[-2]:g}, {values[-1]:g}"
-
-
-def _floats(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in values]

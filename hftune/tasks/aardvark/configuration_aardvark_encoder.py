@@ -11,6 +11,12 @@ from transformers import PreTrainedConfig
 
 from hftune.utils.errors import ConfigurationError, did_you_mean
 
+from ..weather.config_checks import (
+    choice_problems,
+    float_list,
+    grid_problems,
+    repeated_problems,
+)
 from .losses_aardvark import LOSS_FUNCTIONS
 from .set_convolution import DISTANCES
 
@@ -216,10 +222,10 @@ class AardvarkEncoderConfig(PreTrainedConfig):
     ) -> None:
         self.channels, self.static_channels = list(channels), list(static_channels)
         self.climatology_channels = list(climatology_channels)
-        self.latitude, self.longitude = _floats(latitude), _floats(longitude)
-        self.mean, self.std = _floats(mean), _floats(std)
-        self.static_mean = None if static_mean is None else _floats(static_mean)
-        self.static_std = None if static_std is None else _floats(static_std)
+        self.latitude, self.longitude = float_list(latitude), float_list(longitude)
+        self.mean, self.std = float_list(mean), float_list(std)
+        self.static_mean = None if static_mean is None else float_list(static_mean)
+        self.static_std = None if static_std is None else float_list(static_std)
         problems = [] if modalities else ["modalities is empty: name some kind of observations."]
         self.modalities = []
         for modality in modalities:
@@ -230,8 +236,8 @@ class AardvarkEncoderConfig(PreTrainedConfig):
             except ConfigurationError as error:
                 problems += error.problems
         self.time_scheme = time_scheme
-        self.stack_longitude = _floats(longitude if stack_longitude is None else stack_longitude)
-        self.stack_latitude = _floats(latitude if stack_latitude is None else stack_latitude)
+        self.stack_longitude = float_list(longitude if stack_longitude is None else stack_longitude)
+        self.stack_latitude = float_list(latitude if stack_latitude is None else stack_latitude)
         stack = (len(self.stack_longitude), len(self.stack_latitude))
         self.vit_grid = [int(size) for size in (stack if vit_grid is None else vit_grid)]
         self.resize = resize
@@ -274,15 +280,15 @@ class AardvarkEncoderConfig(PreTrainedConfig):
 
 def _problems(config: AardvarkEncoderConfig) -> list[str]:
     problems = [
-        *_choice("time_scheme", config.time_scheme, TIME_SCHEMES),
-        *_choice("resize", config.resize, RESIZES),
-        *_choice("distance", config.distance, DISTANCES),
-        *_choice("loss_function", config.loss_function, LOSS_FUNCTIONS),
+        *choice_problems("time_scheme", config.time_scheme, TIME_SCHEMES),
+        *choice_problems("resize", config.resize, RESIZES),
+        *choice_problems("distance", config.distance, DISTANCES),
+        *choice_problems("loss_function", config.loss_function, LOSS_FUNCTIONS),
     ]
     if not config.channels:
         problems.append("channels is empty: name what the state holds, such as 2t and z_500.")
     for name in ("channels", "static_channels", "climatology_channels"):
-        problems += _repeated(name, getattr(config, name))
+        problems += repeated_problems(name, getattr(config, name))
     problems += _statistics_problems("channels", config.channels, config.mean, config.std)
     problems += _statistics_problems(
         "static_channels", config.static_channels, config.static_mean, config.static_std
@@ -291,7 +297,7 @@ def _problems(config: AardvarkEncoderConfig) -> list[str]:
     problems += _network_problems(config)
     modalities = config.modality_list
     names = [m.name for m in modalities] + [CLIMATOLOGY] * bool(config.climatology_channels)
-    problems += _repeated("modalities", names)
+    problems += repeated_problems("modalities", names)
     for modality in modalities:
         problems += [
             f"modality {modality.name!r}: {text}" for text in _modality_problems(config, modality)
@@ -300,12 +306,12 @@ def _problems(config: AardvarkEncoderConfig) -> list[str]:
 
 
 def _modality_problems(config: AardvarkEncoderConfig, modality: Modality) -> list[str]:
-    problems = _choice("kind", modality.kind, KINDS)
+    problems = choice_problems("kind", modality.kind, KINDS)
     if not modality.name.isidentifier():
         problems.append("its name must be letters, digits and underscores, such as stations.")
     if not modality.variables:
         problems.append("variables is empty.")
-    problems += _repeated("variables", modality.variables)
+    problems += repeated_problems("variables", modality.variables)
     problems += _statistics_problems("variables", modality.variables, modality.mean, modality.std)
     unknown = [v for v in modality.blanked if v not in modality.variables]
     if unknown:
@@ -360,24 +366,8 @@ def _reach_problems(config: AardvarkEncoderConfig, modality: Modality) -> list[s
 def _grid_problems(config: AardvarkEncoderConfig) -> list[str]:
     problems = []
     for prefix in ("", "stack_"):
-        latitude = np.array(getattr(config, f"{prefix}latitude"))
-        longitude = np.array(getattr(config, f"{prefix}longitude"))
-        if not latitude.size or np.abs(latitude).max() > 90 or (np.diff(latitude) >= 0).any():
-            problems.append(
-                f"{prefix}latitude must be within -90..90 and strictly decreasing (north to "
-                f"south); it is {_ends(latitude)}."
-            )
-        if (
-            not longitude.size
-            or not 0 <= longitude[0] < 360
-            or (np.diff(longitude) <= 0).any()
-            or longitude[-1] - longitude[0] > 360
-        ):
-            problems.append(
-                f"{prefix}longitude must be strictly increasing from a value in [0, 360), no more "
-                f"than one turn; it is {_ends(longitude)}. A region across Greenwich goes on past "
-                "360: 345, 350, 355, 360, 365."
-            )
+        axes = (getattr(config, f"{prefix}{name}") for name in ("latitude", "longitude"))
+        problems += grid_problems(*axes, prefix, closed=True)
     stack = (len(config.stack_longitude), len(config.stack_latitude))
     grid = (len(config.longitude), len(config.latitude))
     fields = [*config.static_channels, *config.climatology_channels]
@@ -439,24 +429,3 @@ def _statistics_problems(
         for name, m, s in zip(names, mean, std, strict=True)
         if not (np.isfinite(m) and np.isfinite(s) and s > 0)
     ]
-
-
-def _repeated(what: str, names: Sequence[str]) -> list[str]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return [f"{what} holds {', '.join(twice)} more than once."] if twice else []
-
-
-def _choice(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    if value in known:
-        return []
-    return [f"{name} is {value!r}; it must be one of {', '.join(known)}."]
-
-
-def _ends(values: np.ndarray) -> str:
-    if values.size < 4:
-        return str(values.tolist())
-    return f"{values[0]:g}, {values[1]:g} ... {values[-2]:g}, {values[-1]:g}"
-
-
-def _floats(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in values]

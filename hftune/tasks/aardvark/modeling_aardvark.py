@@ -7,16 +7,14 @@ input channels of the network (``C + S + 4``), ``H`` latitudes, ``W`` longitudes
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 
-from hftune.utils.errors import DataError
-
 from ..weather.fields import split_channel
+from ..weather.model_inputs import check_values, checked_steps
 from ..weather.weather_model import ForecastOutput, WeatherModel
 from .configuration_aardvark import AardvarkProcessorConfig
 from .losses_aardvark import area_weights, channel_rmse, channel_weights, error_sums, rmse_loss
@@ -99,8 +97,8 @@ class AardvarkProcessor(WeatherModel):
                 level and time).
         """
         config = self.config
-        steps = self._checked_steps(fields, times, target_fields, steps)
-        missing_targets = self._check_values(fields, times, target_fields)
+        steps = checked_steps(config, fields, times, target_fields, steps)
+        missing_targets = check_values(config, fields, times, self.static_fields, target_fields)
 
         constants = self._constants(fields.device)
         static = None
@@ -155,63 +153,6 @@ class AardvarkProcessor(WeatherModel):
             self._constants_by_device[device] = _Constants.of(self.config, device)
         return self._constants_by_device[device]
 
-    def _checked_steps(
-        self,
-        fields: torch.Tensor,
-        times: torch.Tensor,
-        target_fields: torch.Tensor | None,
-        steps: int | None,
-    ) -> int:
-        """Returns the number of steps to forecast, once every shape fits."""
-        config = self.config
-        grid = (len(config.latitude), len(config.longitude))
-        expected = (1, len(config.channels), *grid)
-        if fields.ndim != 5 or tuple(fields.shape[1:]) != expected:
-            raise DataError(
-                f"fields have the shape {list(fields.shape)}; expected [samples, "
-                f"{', '.join(map(str, expected))}]: one state of the channels "
-                f"{', '.join(config.channels)} on the model's {grid[0]} x {grid[1]} grid."
-            )
-        if tuple(times.shape) != (len(fields),) or times.is_floating_point():
-            raise DataError(
-                f"times have the shape {list(times.shape)} and type {times.dtype}; expected one "
-                f"int64 for each of {len(fields)} samples: seconds since 1970-01-01 UTC."
-            )
-        if target_fields is not None:
-            found = tuple(target_fields.shape)
-            leads = found[1] if len(found) == 5 else 0
-            if found != (len(fields), leads, *expected[1:]) or not leads:
-                raise DataError(
-                    f"target_fields have the shape {list(found)}; expected [{len(fields)}, steps, "
-                    f"{', '.join(map(str, expected[1:]))}]."
-                )
-            if steps not in (None, leads):
-                raise DataError(f"steps is {steps}, but target_fields hold {leads} steps.")
-            return leads
-        steps = 1 if steps is None else steps
-        if steps < 1:
-            raise DataError(f"steps is {steps}; it must be 1 or more.")
-        return steps
-
-    @torch.no_grad()
-    def _check_values(
-        self, fields: torch.Tensor, times: torch.Tensor, target_fields: torch.Tensor | None
-    ) -> bool:
-        """Returns whether targets are missing somewhere; inputs may not be."""
-        given = [x for x in (fields, self.static_fields, target_fields) if x is not None]
-        # A sum is finite only if every value is; one look for all of them waits for a GPU once.
-        finite = torch.isfinite(torch.stack([x.sum(dtype=torch.float32) for x in given])).tolist()
-        if all(finite):
-            return False
-        if not torch.isfinite(fields).all():
-            raise DataError(_describe_bad_input(self.config, fields, times))
-        if self.static_fields is not None and not torch.isfinite(self.static_fields).all():
-            raise DataError(
-                f"static fields {', '.join(self.config.static_channels)} are not set: call "
-                "model.set_static_fields(fields.static_fields)."
-            )
-        return target_fields is not None
-
 
 @dataclasses.dataclass(frozen=True)
 class _Constants:
@@ -253,27 +194,6 @@ class _Constants:
             weights=tensor(channel_weights(config.loss_function, config.channels)),
             variables=[(name, tensor(chosen, torch.int64)) for name, chosen in numbers.items()],
         )
-
-
-def _describe_bad_input(
-    config: AardvarkProcessorConfig, fields: torch.Tensor, times: torch.Tensor
-) -> str:
-    bad = ~torch.isfinite(fields[:, 0])
-    sample, channel = (int(i) for i in bad.any(-1).any(-1).nonzero()[0])
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-    moment = epoch + datetime.timedelta(seconds=int(times[sample]))
-    name = config.channels[channel]
-    variable, level = split_channel(name)
-    where = variable if level is None else f"{variable} at {level:g} hPa"
-    channels = bad.any(-1).any(-1).any(0).nonzero().flatten().tolist()
-    others = [config.channels[c] for c in channels if c != channel]
-    also = f", and values of {', '.join(others)} too" if others else ""
-    return (
-        f"{int(bad[sample, channel].sum())} values of {where} (channel {name}) in the state of "
-        f"{moment:%Y-%m-%d %H:%M} UTC are NaN or infinite{also}. One such value makes the whole "
-        "forecast NaN: fill the gaps, or leave these times or variables out (hftune audit lists "
-        "them)."
-    )
 
 
 AutoConfig.register(AardvarkProcessorConfig.model_type, AardvarkProcessorConfig)

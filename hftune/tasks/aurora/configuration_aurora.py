@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from hftune.utils.errors import CheckpointError, ConfigurationError, did_you_mean
 
+from ..weather.config_checks import float_list
 from ..weather.fields import FieldLayout, split_channel
 from ..weather.losses import LOSS_FUNCTIONS, channel_weights
 from .validation_aurora import choose_patch_size, configuration_problems
@@ -131,8 +132,8 @@ class AuroraConfig(PreTrainedConfig):
         self.static_channels = list(default_static if static_channels is None else static_channels)
         if latitude is None and longitude is None:
             latitude, longitude = official_grid(variant)
-        self.latitude = _floats(latitude)
-        self.longitude = _floats(longitude)
+        self.latitude = float_list(latitude)
+        self.longitude = float_list(longitude)
 
         # The network has the variant's variables and the data's: weights of those that the data
         # lack are kept, and frozen.
@@ -159,9 +160,9 @@ class AuroraConfig(PreTrainedConfig):
             mean, std = _official(self.channels)
         if static_mean is None and static_std is None:
             static_mean, static_std = _official(self.static_channels)
-        self.mean, self.std = _floats(mean), _floats(std)
-        self.static_mean, self.static_std = _floats(static_mean), _floats(static_std)
-        self.difference_std = _floats(difference_std) if difference_std is not None else None
+        self.mean, self.std = float_list(mean), float_list(std)
+        self.static_mean, self.static_std = float_list(static_mean), float_list(static_std)
+        self.difference_std = float_list(difference_std) if difference_std is not None else None
 
         self.residual_prediction = residual_prediction
         self.loss_function = loss_function
@@ -342,10 +343,6 @@ def _official(channels: Sequence[str]) -> tuple[list[float], list[float]]:
     nothing = (float("nan"), float("nan"))
     pairs = [known.get(channel, nothing) for channel in channels]
     return [mean for mean, _ in pairs], [std for _, std in pairs]
-
-
-def _floats(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in values]
 
 
 def _number(value: float) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from ..weather.fields import split_channel
+from ..weather.model_inputs import EPOCH
 from ..weather.scores import cell_area_weights
 from .configuration_aurora import AuroraConfig
-from .inputs_aurora import EPOCH
 from .network_aurora import ChannelMap
 
 __all__ = ["Constants", "encoded_longitude", "past_insolation"]

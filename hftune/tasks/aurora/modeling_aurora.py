@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel
 
 from ..weather.losses import LOSS_FUNCTIONS, channel_errors
+from ..weather.model_inputs import EPOCH, check_values, checked_steps
 from ..weather.weather_model import ForecastOutput, WeatherModel
 from .configuration_aurora import AuroraConfig
 from .constants_aurora import Constants, past_insolation
-from .inputs_aurora import EPOCH, check_values, checked_steps
 from .network_aurora import ChannelMap, build_network
 
 __all__ = ["AuroraForForecasting"]
@@ -117,7 +117,9 @@ class AuroraForForecasting(WeatherModel):
                 level and time).
         """
         config = self.config
-        steps = checked_steps(config, fields, times, target_fields, steps)
+        steps = checked_steps(
+            config, fields, times, target_fields, steps, rows=[config.output_rows]
+        )
         if static_fields is None:
             static_fields = self.static_fields
         missing_targets = check_values(config, fields, times, static_fields, target_fields)

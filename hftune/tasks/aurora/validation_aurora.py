@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hftune.utils.errors import ConfigurationError
 
+from ..weather.config_checks import choice_problems, grid_problems, repeated_problems
 from ..weather.losses import LOSS_FUNCTIONS
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ _AUTOCAST_DTYPES = ("bfloat16", "float16")
 def configuration_problems(config: AuroraConfig, found: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns what is wrong with the values, one text a problem."""
     problems = [
-        *_choice("loss_function", config.loss_function, LOSS_FUNCTIONS),
-        *_choice("autocast", config.autocast, _AUTOCAST),
-        *_choice("autocast_dtype", config.autocast_dtype, _AUTOCAST_DTYPES),
+        *choice_problems("loss_function", config.loss_function, LOSS_FUNCTIONS),
+        *choice_problems("autocast", config.autocast, _AUTOCAST),
+        *choice_problems("autocast_dtype", config.autocast_dtype, _AUTOCAST_DTYPES),
         *_channel_problems(config, found),
         *_grid_problems(config),
         *_network_problems(config),
@@ -48,10 +49,7 @@ def _channel_problems(config: AuroraConfig, found: Mapping[str, Sequence[str]]) 
     if not config.channels:
         problems.append("channels is empty: name what the fields hold, such as 2t and z_500.")
     for name in ("channels", "static_channels"):
-        values = getattr(config, name)
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            problems.append(f"{name} holds {', '.join(twice)} more than once.")
+        problems += repeated_problems(name, getattr(config, name))
     for name, variables in found.items():
         absent = [v for v in variables if v not in getattr(config, name)]
         if absent:
@@ -109,24 +107,8 @@ def _statistics_problems(
 
 
 def _grid_problems(config: AuroraConfig) -> list[str]:
-    problems = []
+    problems = grid_problems(config.latitude, config.longitude, least=2)
     latitude, longitude = np.asarray(config.latitude), np.asarray(config.longitude)
-    if latitude.size == 0 or np.abs(latitude).max() > 90 or (np.diff(latitude) >= 0).any():
-        problems.append(
-            "latitude must be within -90..90 and strictly decreasing (north to south); it is "
-            f"{_ends(latitude)}. Flip the latitude axis of the fields; open_fields does so."
-        )
-    if (
-        longitude.size < 2
-        or not 0 <= longitude[0] < 360
-        or (np.diff(longitude) <= 0).any()
-        or longitude[-1] - longitude[0] >= 360
-    ):
-        problems.append(
-            "longitude must be strictly increasing from a value in [0, 360), less than one "
-            f"turn; it is {_ends(longitude)}. A region across Greenwich goes on past 360: "
-            "345, 350, 355, 360, 365."
-        )
     patch = config.patch_size
     if patch < 2:
         return [*problems, f"patch_size is {patch}; Aurora needs patches of 2 x 2 points or more."]
@@ -237,15 +219,3 @@ def fitting_patch_sizes(rows: int, columns: int, stages: int) -> list[int]:
         for p in range(2, rows + 1)
         if rows % p in (0, 1) and rows // p >= fewest and -(-columns // p) >= fewest
     ]
-
-
-def _ends(values: np.ndarray) -> str:
-    if values.size < 4:
-        return str(values.tolist())
-    return f"{values[0]:g}, {values[1]:g} ... {values[-2]:g}, {values[-1]:g}"
-
-
-def _choice(name: str, value: Any, known: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    if value in known:
-        return []
-    return [f"{name} is {value!r}; it must be one of {', '.join(known)}."]

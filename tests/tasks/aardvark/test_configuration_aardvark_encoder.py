@@ -133,12 +133,14 @@ def test_all_problems_are_told_together():
         "modality 'b' has no setting 'varables'. Did you mean 'variables'?",
         "modality 'b' lacks 'kind'.",
         "modality 'b' lacks 'variables'.",
-        "time_scheme is 'encoder'; it must be one of encoder5, processor4, none.",
+        "time_scheme is 'encoder'; it must be one of encoder5, processor4, none. Did you "
+        "mean 'encoder5'?",
         "channels holds 2t more than once.",
         "2t of channels has mean 101300 and std 0: they must be finite and the second above zero; "
         "what never changes cannot be normalised.",
         "drop_path is 1; it must be from 0 to below 1.",
-        "modality 'stations': kind is 'point'; it must be one of points, grid, resize.",
+        "modality 'stations': kind is 'point'; it must be one of points, grid, resize. Did "
+        "you mean 'points'?",
     ]
 
 
@@ -163,7 +165,7 @@ def test_all_problems_are_told_together():
         (
             {"latitude": [40.0, 42.5, 45.0]},
             "latitude must be within -90..90 and strictly decreasing (north to south); it is "
-            "[40.0, 42.5, 45.0].",
+            "[40.0, 42.5, 45.0]. Flip the latitude axis of the fields; open_fields does so.",
         ),
         (
             {"longitude": [-5.0, -2.5, 0.0]},

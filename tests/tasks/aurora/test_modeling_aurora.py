@@ -183,8 +183,8 @@ def test_one_missing_pixel_is_named(make_model, make_batch):
     batch["fields"][1, 1, 0] = float("inf")
     with pytest.raises(
         DataError,
-        match=r"1 values of z at 850 hPa \(channel z_850\) at 2020-02-19 18:00 UTC are NaN or "
-        r"infinite, and values of 2t too",
+        match=r"1 values of z at 850 hPa \(channel z_850\) in the state of 2020-02-19 18:00 "
+        r"UTC are NaN or infinite, and values of 2t too",
     ):
         model(**batch)
 

@@ -1,37 +1,41 @@
-"""Checks of what goes into the model, and of weights that are loaded into it."""
+"""Checks of what goes into a forecast model."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from hftune.utils.errors import DataError
 
-from ..weather.fields import split_channel
-from .configuration_aurora import AuroraConfig
+from .fields import split_channel
 
 __all__ = ["EPOCH", "check_values", "checked_steps"]
 
-#: Where times begin. With its time zone: Aurora would take a naive time as the machine's own.
+#: Where times begin. With its time zone: a naive time is taken as the machine's own.
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 def checked_steps(
-    config: AuroraConfig,
+    config: Any,
     fields: torch.Tensor,
     times: torch.Tensor,
     target_fields: torch.Tensor | None,
     steps: int | None,
+    rows: Sequence[int] = (),
 ) -> int:
     """Returns the number of steps to forecast, once every shape fits.
 
     Args:
-        config (AuroraConfig): The model's configuration.
+        config: The model's configuration: ``channels``, ``history``, ``latitude``, ``longitude``.
         fields (tensor ``[B, T, C, H, W]``): Past states.
         times (int64 tensor ``[B]``): Seconds of the last of them.
         target_fields (tensor ``[B, L, C, H or H', W]``, *optional*): Next states.
         steps (int, *optional*): Steps that were asked for.
+        rows (sequence of int): Numbers of latitudes ``H'`` that targets may have beside ``H``.
+            Defaults to none.
 
     Raises:
         DataError: If a shape, or the type of the times, is another one.
@@ -41,7 +45,8 @@ def checked_steps(
     if fields.ndim != 5 or tuple(fields.shape[1:]) != expected:
         raise DataError(
             f"fields have the shape {list(fields.shape)}; expected [samples, "
-            f"{', '.join(map(str, expected))}]: {config.history} past states of the channels "
+            f"{', '.join(map(str, expected))}]: {config.history} past "
+            f"{'states' if config.history > 1 else 'state'} of the channels "
             f"{', '.join(config.channels)} on the model's {grid[0]} x {grid[1]} grid."
         )
     if tuple(times.shape) != (len(fields),) or times.is_floating_point():
@@ -52,8 +57,7 @@ def checked_steps(
     if target_fields is not None:
         found = tuple(target_fields.shape)
         leads = found[1] if len(found) == 5 else 0
-        rows = (grid[0], config.output_rows)
-        fits = [(len(fields), leads, expected[1], height, grid[1]) for height in rows]
+        fits = [(len(fields), leads, expected[1], height, grid[1]) for height in (grid[0], *rows)]
         if found not in fits or not leads:
             raise DataError(
                 f"target_fields have the shape {list(found)}; expected [{len(fields)}, steps, "
@@ -70,7 +74,7 @@ def checked_steps(
 
 @torch.no_grad()
 def check_values(
-    config: AuroraConfig,
+    config: Any,
     fields: torch.Tensor,
     times: torch.Tensor,
     static_fields: torch.Tensor | None,
@@ -79,7 +83,7 @@ def check_values(
     """Returns whether targets are missing somewhere; inputs may not be.
 
     Args:
-        config (AuroraConfig): The model's configuration.
+        config: The model's configuration.
         fields (tensor ``[B, T, C, H, W]``): Past states.
         times (int64 tensor ``[B]``): Seconds of the last of them.
         static_fields (tensor ``[S, H, W]`` or ``[B, S, H, W]``, *optional*): Static fields.
@@ -98,14 +102,14 @@ def check_values(
     if static_fields is not None and not torch.isfinite(static_fields).all():
         raise DataError(
             f"static fields {', '.join(config.static_channels)} are not set: call "
-            "model.set_static_fields(fields.static_fields), or pass static_fields."
+            "model.set_static_fields(fields.static_fields)."
             if torch.isnan(static_fields).all()
             else "static_fields hold NaN or infinite values: fill them first."
         )
     return target_fields is not None
 
 
-def _describe_bad_input(config: AuroraConfig, fields: torch.Tensor, times: torch.Tensor) -> str:
+def _describe_bad_input(config: Any, fields: torch.Tensor, times: torch.Tensor) -> str:
     bad = ~torch.isfinite(fields)
     sample, past, channel = (int(i) for i in bad.any(-1).any(-1).nonzero()[0])
     back = (config.history - 1 - past) * config.timestep_hours
@@ -117,8 +121,8 @@ def _describe_bad_input(config: AuroraConfig, fields: torch.Tensor, times: torch
     others = [config.channels[c] for c in channels if c != channel]
     also = f", and values of {', '.join(others)} too" if others else ""
     return (
-        f"{int(bad[sample, past, channel].sum())} values of {where} (channel {name}) at "
-        f"{moment:%Y-%m-%d %H:%M} UTC are NaN or infinite{also}. One such value makes Aurora's "
+        f"{int(bad[sample, past, channel].sum())} values of {where} (channel {name}) in the "
+        f"state of {moment:%Y-%m-%d %H:%M} UTC are NaN or infinite{also}. One such value makes the "
         "whole forecast NaN: fill the gaps, or leave these times or variables out (hftune audit "
         "lists them)."
     )
