@@ -79,9 +79,10 @@ from hftune.tasks.weather.fields import FieldLayout, WeatherFields, split_channe
 from hftune.tasks.weather.initial_conditions import open_initial_conditions
 from hftune.tasks.weather.initial_conditions_write import copy_initial_conditions
 from hftune.tasks.weather.samples import collate
-from hftune.tasks.weather.statistics import compute_statistics
+from hftune.tasks.weather.statistics import FieldStatistics, compute_statistics
 from hftune.tasks.weather.yearly_memmaps import open_yearly_memmaps
 from hftune.training.lead_time import LeadTimeTrainer
+from hftune.utils.files import read_json, write_json
 
 STATIC = tuple(f"static{i + 1}" for i in range(7))
 SAME = 1e-5
@@ -140,9 +141,9 @@ def make_data(task: dict[str, Any]) -> None:
     for split, rows in split_rows(task).items():
         copy_initial_conditions(folder / f"ic_{split}.mmap", fields, times[rows.start : rows.stop])
     torch.manual_seed(0)
-    config = build_processor_config(
-        layout, compute_statistics(fields), **{name: task[name] for name in NETWORK}
-    )
+    spread = compute_statistics(fields)
+    write_json(folder / "statistics.json", spread.as_dict())
+    config = build_processor_config(layout, spread, **{name: task[name] for name in NETWORK})
     model = AardvarkProcessor(config)
     with torch.no_grad():  # a query and biases of zero would hide half of the network
         for parameter in model.parameters():
@@ -196,7 +197,7 @@ def make_chain(task: dict[str, Any], config: Any) -> WeatherChain:
         initial,
         truth,
         config,
-        difference_std=config.difference_std,
+        statistics=FieldStatistics.from_dict(read_json(data / "statistics.json")),
         lead_times=task["lead_times"],
         batch_size=task["batch"],
         write_targets=True,

@@ -52,6 +52,7 @@ from hftune.tasks.aardvark.initial_states import (
     AnalysisStates,
     EncoderStates,
     Processes,
+    has_conditions,
     initial_conditions,
     weights_digest,
 )
@@ -108,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
         folder = ic_args.initial_conditions_dir or encoder_path or output_dir / "initial_conditions"
         source = None
         if encoder_path is None:
-            source = AnalysisStates(data.fields, model.config)
+            if ic_args.initial_conditions_dir is None or not has_conditions(folder):
+                source = AnalysisStates(data.fields, model.config)
         elif stations is not None:
             encoder = load_encoder(encoder_path, data_args.norm_factors, data_args.static_file)
             source = EncoderStates(encoder, read_stations(stations), data.fields, model.config)
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
             initial,
             data.fields,
             model.config,
-            difference_std=data.statistics.difference_std,
+            statistics=data.statistics,
             lead_times=chain_args.lead_time,
             climatology=data.climatology,
             clock=model.config.time_channels if aardvark else "valid",
@@ -162,14 +164,16 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
         trainer.save_model(str(output_dir / "model"))
 
         # 4. Scores by lead time, beside the untuned model, persistence and climatology
+        days = [result for result in trainer.results if "fold" not in result]
+        folders = [output_dir / day["name"] for day in days]
+        chain.complete_scores(folders)
         drift = chain.drift(0)
         if is_main_process():
-            days = [result for result in trainer.results if "fold" not in result]
             results = chain_scores(
                 chain,
-                [output_dir / day["name"] for day in days],
+                folders,
                 untuned,
-                std=data.statistics.std[[*map(data.statistics.channels.index, chain.channels)]],
+                std=data.statistics.std,
                 drift=[drift, *(day["predictions"] for day in days)],
             )
             write_json(output_dir / "scores.json", results)

@@ -116,7 +116,8 @@ class InitialConditionArguments:
             or a published one. Files ``ic_train.mmap``, ``ic_val.mmap``, ``ic_test.mmap`` that are
             in it are used as they are, others are written there. ``--encoder_model_path`` is the
             same. Defaults to none: the data themselves are the initial conditions.
-        initial_conditions_dir (str, *optional*): Where these files are, or are written. Defaults to
+        initial_conditions_dir (str, *optional*): Where these files are, or are written; without an
+            encoder, all three that are there are used, whatever made them. Defaults to
             the encoder's folder, without an encoder to ``initial_conditions`` in the output folder.
         ic_dtype (str): ``float32``, as the reference, or ``float16``, which halves them. Defaults
             to ``float32``.

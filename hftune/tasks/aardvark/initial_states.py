@@ -12,15 +12,22 @@ import numpy as np
 import torch
 
 from ...utils.errors import ConfigurationError, DataError
+from ...utils.files import free_bytes
 from ...utils.modules import evaluating
-from ...utils.terminal import progress
+from ...utils.terminal import console, progress
+from ..weather.chain import SPLITS
 from ..weather.fields import FieldLayout, WeatherFields
 from ..weather.initial_conditions import (
     InitialConditions,
     manifest_path,
     open_initial_conditions,
 )
-from ..weather.initial_conditions_write import match_layout, write_initial_conditions
+from ..weather.initial_conditions_partial import gigabytes
+from ..weather.initial_conditions_write import (
+    initial_condition_bytes,
+    match_layout,
+    write_initial_conditions,
+)
 from ..weather.statistics import FieldStatistics
 from .observations import collate_observations, encoder_samples
 
@@ -34,6 +41,7 @@ __all__ = [
     "ForecastStates",
     "Processes",
     "StateSource",
+    "has_conditions",
     "initial_conditions",
     "weights_digest",
     "write_conditions",
@@ -93,6 +101,7 @@ class AnalysisStates:
     """
 
     def __init__(self, fields: WeatherFields, config: Any) -> None:
+        fields = fields.select(config.channels)
         self.layout = _state_layout(fields.layout, config)
         self.history, self.timestep_hours = config.history, config.timestep_hours
         self.source = {"kind": "fields", "fingerprint": fields.fingerprint}
@@ -130,6 +139,7 @@ class EncoderStates:
     ) -> None:
         if config is not None:
             _check_same(encoder.config, config)
+        fields = fields.select(encoder.config.channels)
         self.layout = _state_layout(fields.layout, encoder.config)
         self.source = {
             "kind": "encoder",
@@ -171,6 +181,7 @@ class ForecastStates:
 
     def __init__(self, model: torch.nn.Module, fields: WeatherFields, hours: float = 24) -> None:
         config = model.config
+        fields = fields.select(config.channels)
         if hours <= 0 or hours % config.timestep_hours:
             raise ConfigurationError(
                 f"forecast_hours: found {hours:g}, expected a multiple of "
@@ -236,6 +247,12 @@ def write_conditions(
     empty = [split for split, own in known.items() if not len(own)]
     if empty:
         raise DataError(f"there is no state for any time of {', '.join(empty)}: change the dates.")
+    _check_room(
+        [(Path(folder) / f"ic_{split}.mmap", len(own)) for split, own in known.items()],
+        source,
+        dtype,
+        processes,
+    )
     written = {}
     for split, own in known.items():
         path = Path(folder) / f"ic_{split}.mmap"
@@ -263,6 +280,34 @@ def write_conditions(
                 progress=show,
             )
     return written
+
+
+def has_conditions(folder: str | Path) -> bool:
+    """Whether a folder has the files of all three splits."""
+    return all((Path(folder) / f"ic_{split}.mmap").exists() for split in SPLITS)
+
+
+def _check_room(
+    files: list[tuple[Path, int]], source: StateSource, dtype: str, processes: Processes
+) -> None:
+    """Says how much the files that are not begun will take, and whether there is room for all."""
+    sizes = {
+        path: initial_condition_bytes(rows, source.layout, dtype, source.history)
+        for path, rows in files
+        if not path.exists() and not path.with_name(f".{path.name}.partial").exists()
+    }
+    if not sizes:
+        return
+    need, free = sum(sizes.values()), free_bytes(next(iter(sizes)).parent)
+    told = f"{gigabytes(need)}, {gigabytes(free)} are free on their disk"
+    names = ", ".join(path.name for path in sizes)
+    if need > free:
+        half = f"--ic_dtype float16 ({gigabytes(need / 2)}) or " if dtype == "float32" else ""
+        raise DataError(
+            f"{names} need {told}: use {half}another folder (--initial_conditions_dir)."
+        )
+    if processes.rank == 0:
+        console().print(f"initial conditions: {names} take {told}")
 
 
 def initial_conditions(
@@ -340,12 +385,6 @@ def _check_same(encoder: Any, processor: Any) -> None:
 def _state_layout(layout: FieldLayout, config: Any) -> FieldLayout:
     """The channels of a model, on its grid, with the units of the data."""
     units = dict(zip(layout.channels, layout.units, strict=True))
-    missing = [name for name in config.channels if name not in units]
-    if missing:
-        raise DataError(
-            f"the model knows {', '.join(missing)}, which the data do not have; they have "
-            f"{', '.join(layout.channels)}: choose them with --variables and --levels."
-        )
     return FieldLayout(
         tuple(config.channels),
         tuple(units[name] for name in config.channels),

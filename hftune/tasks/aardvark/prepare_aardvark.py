@@ -85,8 +85,9 @@ def prepare_chain_data(
     Args:
         arguments (AardvarkDataArguments): The ``data:`` section.
         output_dir (path): Where ``audit.json`` is written.
-        config (*optional*): Configuration of the model that the data are for. Its channels and grid
-            are those of yearly memory maps; defaults to the published ones.
+        config (*optional*): Configuration of the model that the data are for: its channels are
+            taken, in its order. Those of yearly memory maps, and their grid, default to the
+            published ones.
 
     Raises:
         DataError: If the data cannot be read, or a split has no time.
@@ -103,6 +104,8 @@ def prepare_chain_data(
             frequency=arguments.frequency or 6,
             static=arguments.static_file,
         )
+    if config is not None:
+        fields = fields.select(config.channels)
     audit = audited(fields, arguments, _DAY_HOURS, None, Path(output_dir))
     defaults = DEFAULT_SPLITS if memmaps is None else _PUBLISHED_DATES
     wanted = _at_frequency(fields.times, arguments.frequency)

@@ -30,6 +30,7 @@ from .fields import WeatherFields
 from .initial_conditions import InitialConditions, manifest_path, open_initial_conditions
 from .initial_conditions_write import initial_condition_bytes, write_initial_conditions
 from .scores import ForecastScores
+from .statistics import FieldStatistics
 
 if TYPE_CHECKING:
     import datasets
@@ -59,8 +60,8 @@ class WeatherChain:
         model_config: Configuration of the model: ``timestep_hours``, ``history``, ``channels``.
         lead_times (int): Number of steps of the chain. Defaults to 10.
         step_hours (float): Length of one, a multiple of the model's. Defaults to 24.
-        difference_std (array ``[C]``): Standard deviations of the change over one step, the unit of
-            ``rmse_normalised``.
+        statistics (FieldStatistics): Of the training times, with the channels of the states and
+            differences over one step, whose spread is the unit of ``rmse_normalised``.
         climatology (Climatology, *optional*): Scored beside the chain.
         clock (str): What time the model is told: ``"initial"``, that of the initial state at each
             lead time (as Aardvark was trained), or ``"valid"``, that of the state it is given.
@@ -86,7 +87,7 @@ class WeatherChain:
         truth: WeatherFields,
         model_config: Any,
         *,
-        difference_std: Sequence[float] | np.ndarray,
+        statistics: FieldStatistics,
         lead_times: int = 10,
         step_hours: float = 24,
         climatology: Climatology | None = None,
@@ -106,14 +107,17 @@ class WeatherChain:
         self.settings = {"step_hours": step_hours, "clock": clock}
         self.timestep_hours, self.history = model_config.timestep_hours, model_config.history
         self.climatology = climatology
-        self.difference_std = np.asarray(difference_std, dtype=np.float64)
         self.batch_size, self.dtype = batch_size, dtype
         self.keep_train_ics, self.keep_predictions = keep_train_ics, keep_predictions
         self.write_targets = write_targets
         self.layout = self.initial["train"].layout
         self._check_model(model_config)
-        names = list(truth.layout.channels)
-        self._channels = tuple(names.index(name) for name in self.layout.channels)
+        self.truth = truth.select(self.layout.channels)
+        places = [statistics.channels.index(name) for name in self.layout.channels]
+        self.difference_std = statistics.difference_std[places]
+        self._statistics = {
+            name: getattr(statistics, name)[places].tolist() for name in ("mean", "std")
+        }
         self._times = {split: self._times_of(split) for split in SPLITS}
 
     def _check_model(self, config: Any) -> None:
@@ -135,10 +139,6 @@ class WeatherChain:
                     f"{states.path} has states of {states.history} times, the model needs "
                     f"{self.history}, {self.timestep_hours:g} h apart: write them for this model."
                 )
-        known = self.truth.layout.channels
-        missing = [name for name in self.layout.channels if name not in known]
-        if missing:
-            problems.append(f"the truth has no {', '.join(missing)}, which the states have.")
         if problems:
             raise DataError("\n".join(problems))
 
@@ -229,7 +229,6 @@ class WeatherChain:
         return ChainReader(
             self.states(split, lead_time - 1),
             self.truth,
-            self._channels,
             before + self._steps_after(step // self.steps),
             0 if self.clock == "initial" else before,
         )
@@ -245,7 +244,6 @@ class WeatherChain:
         reader = ChainReader(
             self.initial["test"],
             self.truth,
-            self._channels,
             np.arange(1, self.lead_times + 1) * step,
             0,
         )
@@ -282,11 +280,6 @@ class WeatherChain:
         if process_group()[0] == 0:
             write_json(path, {"identity": identity, "scores": scores.state_dict()})
         return scores
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """The channels of the states."""
-        return self.layout.channels
 
     @property
     def fingerprint(self) -> str:
@@ -384,7 +377,7 @@ class WeatherChain:
                 history=self.history if history is None else history,
                 timestep_hours=self.timestep_hours,
                 source=source,
-                statistics=self.initial["train"].manifest["statistics"],
+                statistics=self._statistics,
                 dtype=self.dtype,
                 block_rows=self.batch_size,
                 rank=by.rank,
@@ -505,6 +498,24 @@ class WeatherChain:
             found[split] = float(np.nanmean(rmse / self.difference_std))
         found["drift"] = found["val"] / found["train"] - 1 if found["train"] else float("nan")
         return found
+
+    def complete_scores(self, stage_folders: Sequence[str | Path]) -> None:
+        """Scores lead times again that were scored on other initial times, when the chain was
+        shorter; all processes together.
+
+        Args:
+            stage_folders (sequence of path): Folders of the stages, in the order of lead times.
+
+        Raises:
+            DataError: If their states are not there any more.
+        """
+        times = self.common_times("test")
+        for lead_time, folder in enumerate(stage_folders, 1):
+            path = Path(folder) / _TEST_SCORES
+            if not all(gathered(read_json(path)["samples"] == len(times))):
+                scores = self.score("test", lead_time, times, baselines=True)
+                if process_group()[0] == 0:
+                    write_json(path, scores.state_dict())
 
     def scores(self, stage_folders: Sequence[str | Path]) -> ForecastScores:
         """Returns the scores of the test states of all lead times, which the stages have left.

@@ -19,15 +19,13 @@ class ChainReader:
 
     Attributes:
         states (InitialConditions): Of the lead time before it.
-        truth (WeatherFields): What happened.
-        channels (tuple of int): Those of ``truth`` that the states have.
+        truth (WeatherFields): What happened, with the channels of the states.
         offsets (int64 array ``[L]``): Seconds from the initial time to the targets.
         clock (int): Seconds from the initial time to what the model is told as the time.
     """
 
     states: InitialConditions
     truth: WeatherFields
-    channels: tuple[int, ...]
     offsets: np.ndarray
     clock: int
 
@@ -50,7 +48,4 @@ class ChainReader:
 
     def read_truth(self, rows: np.ndarray) -> np.ndarray:
         """Returns what happened, by row, float32 ``[n, C, H, W]``."""
-        values = self.truth.read(rows)
-        if self.channels == tuple(range(values.shape[1])):
-            return values
-        return values[:, list(self.channels)]
+        return self.truth.read(rows)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hftune.utils.errors import DataError
+
 __all__ = ["FieldLayout", "WeatherFields", "channel_name", "split_channel"]
 
 
@@ -104,3 +106,45 @@ class WeatherFields:
             float32 array ``[C, H, W]`` for one row, else ``[n, C, H, W]``.
         """
         return np.asarray(self.values[rows], dtype=np.float32)
+
+    def select(self, channels: Sequence[str]) -> WeatherFields:
+        """Returns the fields with some of their channels, in the order given.
+
+        Args:
+            channels (sequence of str): Their names.
+
+        Raises:
+            DataError: If one is not there.
+        """
+        ours = self.layout.channels
+        if tuple(channels) == ours:
+            return self
+        missing = [name for name in channels if name not in ours]
+        if missing:
+            raise DataError(
+                f"the model knows {', '.join(missing)}, which the data do not have; they have "
+                f"{', '.join(ours)}: choose them with --variables and --levels."
+            )
+        chosen = [ours.index(name) for name in channels]
+        units = tuple(self.layout.units[i] for i in chosen)
+        layout = dataclasses.replace(self.layout, channels=tuple(channels), units=units)
+        fingerprint = self.fingerprint and f"{self.fingerprint}[{','.join(map(str, chosen))}]"
+        return dataclasses.replace(
+            self,
+            layout=layout,
+            values=_SelectedValues(self.values, chosen),
+            fingerprint=fingerprint,
+        )
+
+
+class _SelectedValues:
+    """Some channels of stored fields."""
+
+    def __init__(self, values: Any, channels: list[int]) -> None:
+        self._values, self._channels = values, channels
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._values[rows][..., self._channels, :, :]

@@ -78,7 +78,9 @@ class PartialFile:
             size = os.path.getsize(self.path)
         except (OSError, ValueError):
             return False
-        same = isinstance(found, dict) and all(found.get(k) == v for k, v in self.manifest.items())
+        # How many rows were computed together matters while it is written, not afterwards.
+        told = {k: v for k, v in self.manifest.items() if k != "block_rows"}
+        same = isinstance(found, dict) and all(found.get(k) == v for k, v in told.items())
         return same and size == self.size
 
     def records(self) -> np.ndarray | None:
@@ -148,7 +150,7 @@ class PartialFile:
         return DataError(
             f"writing {self.path.name} needs {gigabytes(need)}, "
             f"{gigabytes(free_bytes(self.path.parent))} are free on its disk: use {smaller}another "
-            "--output_dir."
+            "folder."
         )
 
     def _continues(self, records: np.ndarray) -> bool:

@@ -79,7 +79,7 @@ def make_chain(
         initial,
         fields,
         model.config,
-        difference_std=statistics.difference_std,
+        statistics=statistics,
         climatology=compute_climatology(fields, np.arange(60 * rows)),
         lead_times=lead_times,
         batch_size=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from hftune.tasks.weather.chain import WeatherChain
 from hftune.tasks.weather.initial_conditions import open_initial_conditions
 from hftune.tasks.weather.initial_conditions_write import copy_initial_conditions
 from hftune.tasks.weather.samples import collate
+from hftune.tasks.weather.statistics import compute_statistics
 from hftune.training.plan import best_model
 from hftune.training.trainer import HFTuneTrainer
 from hftune.utils.errors import CheckpointError, ConfigurationError, DataError, HftuneError
@@ -30,6 +32,7 @@ from hftune.utils.seeds import derive_seed
 
 torch.set_num_threads(1)
 DAY = 86400
+STATISTICS = compute_statistics(chain_run.make_fields(), slice(0, 60))
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,15 @@ def test_a_finished_chain_trains_nothing_and_a_longer_one_goes_on(finished, tmp_
     assert (best_model(folder, "forecast_2") / "model.safetensors").read_bytes() == weights
     for name in ("ic_train_3.mmap", "ic_val_3.mmap", "ic_test_3.mmap"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    # The first days were scored on one more initial time, which the third does not have.
+    chain, stages = chain_run.make_chain(folder), [folder / f"forecast_{k}" for k in (1, 2, 3)]
+    with pytest.raises(DataError, match=r"made on \[17, 18\] samples"):
+        chain.scores(stages)
+    chain.complete_scores(stages)
+    whole = chain_run.make_chain(finished).scores([finished / f"forecast_{k}" for k in (1, 2, 3)])
+    for name in ("model", "persistence", "climatology"):
+        measured = chain.scores(stages).measure(name, "rmse")
+        np.testing.assert_array_equal(measured, whole.measure(name, "rmse"))
 
 
 def test_states_in_half_the_space(finished, tmp_path):
@@ -252,7 +264,7 @@ def parts(tmp_path, fields=None):
 
 
 def build(initial, truth, config, **options):
-    return WeatherChain("chain", initial, truth, config, difference_std=np.ones(3), **options)
+    return WeatherChain("chain", initial, truth, config, statistics=STATISTICS, **options)
 
 
 def test_truth_that_ends_before_the_last_lead_time(tmp_path):
@@ -270,6 +282,26 @@ def test_a_split_that_is_too_short(tmp_path):
     initial, truth, config = parts(tmp_path)
     with pytest.raises(DataError, match=r"Give val more dates, or fewer lead times \(--lead_time"):
         build(initial, truth, config, lead_times=30)
+
+
+def test_truth_with_more_channels_in_another_order(finished, tmp_path):
+    initial, truth, config = parts(tmp_path)
+    layout = dataclasses.replace(
+        truth.layout,
+        channels=("q_500", "z_500", "2t", "msl"),
+        units=("kg kg-1", "m2 s-2", "K", "Pa"),
+    )
+    values = np.stack([0 * truth.values[:, 0], *truth.values[:, [2, 0, 1]].swapaxes(0, 1)], axis=1)
+    other = dataclasses.replace(truth, layout=layout, values=values)
+    chain = build(initial, other, config, lead_times=2)
+    sample, expected = (
+        chain.samples("val", 1)[3],
+        build(initial, truth, config).samples("val", 1)[3],
+    )
+    for name in ("fields", "target_fields"):
+        assert torch.equal(sample[name], expected[name])
+    with pytest.raises(DataError, match="the model knows 2t, which the data do not have"):
+        build(initial, other.select(["q_500", "z_500", "msl"]), config)
 
 
 def test_steps_that_do_not_fit(tmp_path):

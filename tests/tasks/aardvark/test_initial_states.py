@@ -79,7 +79,7 @@ def test_an_encoder_and_what_it_depends_on(encoder, tmp_path):
     np.testing.assert_allclose(written["val"].read([0]), expected, rtol=1e-5)
 
     before = (tmp_path / "ic_val.mmap").stat().st_mtime_ns
-    write_conditions(tmp_path, source, TIMES, STATISTICS, batch_size=7)
+    write_conditions(tmp_path, source, TIMES, STATISTICS, batch_size=9)  # states all the same
     assert (tmp_path / "ic_val.mmap").stat().st_mtime_ns == before
     with torch.no_grad():
         encoder.network.decoder_lr.norm.bias[0] += 1
@@ -114,6 +114,24 @@ def test_an_encoder_and_a_processor_of_different_channels(encoder):
         "the encoder finds the channels 2t, msl, z_500, the processor knows 2t, msl, z_850; the "
         "encoder has 4 values of latitude from 50 to 42.5, the processor 4 from 60 to 52.5. Train "
         "both on the same variables, levels and grid."
+    )
+
+
+def test_a_disk_that_is_too_small_for_all_three_is_told_before(tmp_path, monkeypatch, capsys):
+    config = chain_run.make_model(FIELDS).config
+    source = AnalysisStates(FIELDS, config)
+    monkeypatch.setattr("hftune.tasks.aardvark.initial_states.free_bytes", lambda path: 20_000)
+    with pytest.raises(DataError) as error:
+        write_conditions(tmp_path, source, TIMES, STATISTICS)
+    assert str(error.value) == (
+        "ic_train.mmap, ic_val.mmap, ic_test.mmap need 0.0 MB, 0.0 MB are free on their disk: use "
+        "--ic_dtype float16 (0.0 MB) or another folder (--initial_conditions_dir)."
+    )
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    write_conditions(tmp_path, source, TIMES, STATISTICS)
+    assert "initial conditions: ic_train.mmap, ic_val.mmap, ic_test.mmap take" in " ".join(
+        capsys.readouterr().err.split()
     )
 
 

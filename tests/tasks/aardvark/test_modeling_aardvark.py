@@ -487,8 +487,8 @@ def test_bad_input_is_named():
     [
         (
             {"fields": torch.zeros(2, 2, 5, 11, 10)},
-            r"fields have the shape \[2, 2, 5, 11, 10\]; expected \[samples, 1, 5, 11, 10\]: one "
-            "state of the channels 2t, msl, z_500, z_850, q_700 on the model's 11 x 10 grid",
+            r"fields have the shape \[2, 2, 5, 11, 10\]; expected \[samples, 1, 5, 11, 10\]: 1 "
+            "past state of the channels 2t, msl, z_500, z_850, q_700 on the model's 11 x 10 grid",
         ),
         ({"times": torch.zeros(2)}, r"times have the shape \[2\] and type torch.float32; expected"),
         ({"times": torch.zeros(3, dtype=torch.int64)}, r"times have the shape \[3\]"),

@@ -181,7 +181,6 @@ def test_finished_files_are_not_written_again(tmp_path):
         {"times": TIMES + 86400},
         {"layout": FieldLayout(("2t", "msl", "z_850"), *list(vars(LAYOUT).values())[1:])},
         {"lead_hours": 24},
-        {"block_rows": 5},
     ],
 )
 def test_other_settings_make_the_file_anew(tmp_path, change):
@@ -199,6 +198,23 @@ def test_other_settings_make_the_file_anew(tmp_path, change):
         write(tmp_path / "begun", stop)
     conditions = write(tmp_path / "begun", other.__getitem__, **change)
     np.testing.assert_array_equal(conditions.read(slice(None)), other)
+
+
+def test_how_many_rows_a_block_has_matters_only_while_it_is_written(tmp_path):
+    def stop(rows):
+        if rows[0] >= 16:
+            raise KeyboardInterrupt
+        return STATES[rows]
+
+    write(tmp_path / "ic")
+    write(tmp_path / "ic", (-STATES).__getitem__, block_rows=5)
+    np.testing.assert_array_equal(
+        open_initial_conditions(tmp_path / "ic").read(slice(None)), STATES
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "begun", stop)
+    other = write(tmp_path / "begun", (-STATES).__getitem__, block_rows=5)
+    np.testing.assert_array_equal(other.read(slice(None)), -STATES)
 
 
 def test_ctrl_c_and_progress(tmp_path, caplog):
@@ -441,7 +457,7 @@ def test_the_disk_is_too_small(tmp_path, monkeypatch):
         write(tmp_path / "ic_train.mmap", layout=layout, times=times)
     assert str(error.value) == (
         "writing ic_train.mmap needs 44.8 GB, 12.3 GB are free on its disk: use --ic_dtype float16 "
-        "(22.4 GB) or another --output_dir."
+        "(22.4 GB) or another folder."
     )
     statistics = {"mean": np.zeros(24), "std": np.ones(24)}
     with pytest.raises(DataError) as error:
@@ -453,8 +469,7 @@ def test_the_disk_is_too_small(tmp_path, monkeypatch):
             statistics=statistics,
         )
     assert str(error.value) == (
-        "writing ic_train.mmap needs 22.4 GB, 12.3 GB are free on its disk: use another "
-        "--output_dir."
+        "writing ic_train.mmap needs 22.4 GB, 12.3 GB are free on its disk: use another folder."
     )
     assert os.listdir(tmp_path) == []
 
@@ -469,7 +484,7 @@ def test_the_disk_is_too_small_for_all_processes(tmp_path):
             "ic is not whole: another process failed, see its message."
             if rank
             else "writing ic needs 0.0 MB, 0.0 MB are free on its disk: use --ic_dtype float16 "
-            "(0.0 MB) or another --output_dir."
+            "(0.0 MB) or another folder."
         )
 
     assert together(work) == [0, 0]
