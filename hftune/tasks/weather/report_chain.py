@@ -349,7 +349,8 @@ def _drift_sentence(results: Mapping[str, Any]) -> str:
     elif gaps[most] > _DRIFTED:
         text += (
             " Where this is large, a lead time learns to mend smaller errors than it will meet: "
-            "fewer epochs, more weight decay or cross-fitted training states make it smaller."
+            "fewer epochs, more weight decay or cross-fitted training states (--cross_fit 2) make "
+            "it smaller."
         )
     return text + " Part of it can be the years: not all are equally hard to forecast."
 

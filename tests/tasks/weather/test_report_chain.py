@@ -180,7 +180,8 @@ def test_every_variable_is_told_as_a_fraction_of_each_baseline():
             "The states that day 3 was trained on are better than those it is used on: on the "
             "validation days, which no model was trained on, their error is 15.0 % larger. Where "
             "this is large, a lead time learns to mend smaller errors than it will meet: fewer "
-            "epochs, more weight decay or cross-fitted training states make it smaller.",
+            "epochs, more weight decay or cross-fitted training states (--cross_fit 2) make it "
+            "smaller.",
         ),
         (
             (math.nan, 0.05, 0.004, 0.9),
