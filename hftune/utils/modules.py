@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["evaluating", "parameter_name", "without_bars"]
+__all__ = ["evaluating", "module_of", "parameter_name", "without_bars"]
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)\."
@@ -37,6 +37,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def module_of(trainer_or_model: Any) -> nn.Module:
+    """Returns a model, or a trainer's as it is wrapped for training."""
+    from torch import nn
+
+    if isinstance(trainer_or_model, nn.Module):
+        return trainer_or_model
+    return trainer_or_model.model_wrapped
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...utils.modules import evaluating
+from ...utils.modules import evaluating, module_of
 from ..weather.climatology import Climatology
-from ..weather.evaluation_weather import ForecastExample, gathered, shared_batches
+from ..weather.evaluation_weather import ForecastExample, gathered_scores, shared_batches
 from ..weather.fields import FieldLayout
 from ..weather.scores import ForecastScores
 from .observations import BACKGROUND, collate_observations
@@ -77,14 +77,11 @@ class EncoderEvaluator:
             ForecastScores: With one lead time, 0 hours, and the forecasts ``model``,
             ``climatology``, ``background`` where the samples have one, and the baselines.
         """
-        import torch
-
         part = ForecastScores(self.layout, [0], self.climatology)
-        rows = [{"row": torch.tensor(row)} for row in range(len(self.samples))]
         done = 0
         with evaluating(model):
-            for chosen, kept in shared_batches(rows, self.batch_size):
-                batch = collate_observations(self.samples.__getitems__(chosen["row"].tolist()))
+            batches = shared_batches(self.samples, self.batch_size, collate_observations)
+            for batch, kept in batches:
                 analyses = {"model": _analyse(model, batch)}
                 if BACKGROUND in batch["observations"]:
                     fields = batch["observations"][BACKGROUND].transpose(2, 3)
@@ -98,10 +95,7 @@ class EncoderEvaluator:
                 done += kept
                 if progress is not None:
                     progress(done)
-        scores = ForecastScores(self.layout, [0], self.climatology)
-        for state in gathered(part.state_dict()):
-            scores.merge(state)
-        return scores
+        return gathered_scores(part)
 
     def example(self, model: torch.nn.Module, index: int | None = None) -> ForecastExample:
         """Analyses one sample; in a group of processes all call it.
@@ -125,12 +119,7 @@ class EncoderEvaluator:
             trainer_or_model (Trainer or torch.nn.Module): A trainer's model is used as it is
                 wrapped for training.
         """
-        import torch
-
-        model = trainer_or_model
-        if not isinstance(model, torch.nn.Module):
-            model = trainer_or_model.model_wrapped
-        return self.metrics(self.evaluate(model))
+        return self.metrics(self.evaluate(module_of(trainer_or_model)))
 
     def metrics(self, scores: ForecastScores) -> dict[str, float]:
         """Returns what the evaluator calls metrics, of scores that are there.

@@ -25,7 +25,13 @@ from .chain_reader import ChainReader
 from .climatology import Climatology
 from .dates import describe_times, format_time
 from .evaluation_chain import ChainEvaluator
-from .evaluation_weather import ForecastEvaluator, gathered, process_group, shared_batches
+from .evaluation_weather import (
+    ForecastEvaluator,
+    gathered,
+    gathered_scores,
+    process_group,
+    shared_batches,
+)
 from .fields import WeatherFields
 from .initial_conditions import InitialConditions, manifest_path, open_initial_conditions
 from .initial_conditions_write import initial_condition_bytes, write_initial_conditions
@@ -459,11 +465,11 @@ class WeatherChain:
         part = ForecastScores(self.layout, [hours], climatology)
         reader = self.reader(split, lead_time + 1)
         initial = self.initial[split]
-        samples = datasets.Dataset.from_dict({"time": times}).with_format("torch")
+        samples = datasets.Dataset.from_dict({"times": times}).with_format("torch")
         for batch, kept in shared_batches(samples, self.batch_size):
             if not kept:
                 continue
-            begin = batch["time"][:kept].numpy()
+            begin = batch["times"][:kept].numpy()
             valid = begin + hours * 3600
             truth = reader.read_truth(np.searchsorted(self.truth.times, valid))[:, None]
             forecasts = {"model": reader.read_states(begin)[:, -1:]}
@@ -472,10 +478,7 @@ class WeatherChain:
                     :, -1:
                 ]
             part.update(forecasts, truth, valid[:, None])
-        scores = ForecastScores(self.layout, [hours], climatology)
-        for state in gathered(part.state_dict()):
-            scores.merge(state)
-        return scores
+        return gathered_scores(part)
 
     def drift(self, lead_time: int) -> dict[str, float]:
         """Returns how good the states of a lead time are: what the next one is trained on, beside

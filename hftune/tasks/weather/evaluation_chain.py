@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...utils.modules import evaluating
-from .evaluation_weather import gathered, shared_batches
+from ...utils.modules import evaluating, module_of
+from .evaluation_weather import gathered, gathered_scores, shared_batches
 from .scores import ForecastScores
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ class ChainEvaluator:
         """
         import torch
 
-        model = trainer_or_model
-        if not isinstance(model, torch.nn.Module):
-            model = trainer_or_model.model_wrapped
+        model = module_of(trainer_or_model)
         chain = self.chain
         if self._samples is None:
             self._samples = chain.samples("val", self.lead_time)
@@ -64,13 +62,6 @@ class ChainEvaluator:
                     batch["target_fields"][:, -1:].numpy(),
                     batch["times"].numpy()[:, None],
                 )
-        whole = ForecastScores(chain.layout, [hours])
-        totals = []
-        for state, part, number in gathered((scores.state_dict(), total, count)):
-            whole.merge(state)
-            totals.append((part, number))
-        rmse = whole.measure("model", "rmse")[0] / chain.difference_std
-        return {
-            "loss": sum(part for part, _ in totals) / sum(number for _, number in totals),
-            "rmse_normalised": float(np.nanmean(rmse)),
-        }
+        totals, counts = zip(*gathered((total, count)), strict=True)
+        rmse = gathered_scores(scores).measure("model", "rmse")[0] / chain.difference_std
+        return {"loss": sum(totals) / sum(counts), "rmse_normalised": float(np.nanmean(rmse))}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...utils.errors import ConfigurationError
-from ...utils.modules import evaluating
+from ...utils.modules import evaluating, module_of
 from .climatology import Climatology
 from .fields import FieldLayout
 from .scores import ForecastScores
@@ -23,6 +23,7 @@ __all__ = [
     "ForecastExample",
     "evaluate_forecaster",
     "gathered",
+    "gathered_scores",
     "model_predictor",
     "process_group",
     "shared_batches",
@@ -135,9 +136,21 @@ def evaluate_forecaster(
             done += kept
         if progress is not None:
             progress(done)
+    return gathered_scores(part, scores)
+
+
+def gathered_scores(part: ForecastScores, whole: ForecastScores | None = None) -> ForecastScores:
+    """Returns the scores of all processes, given those of each.
+
+    Args:
+        part (ForecastScores): Of this process's samples.
+        whole (ForecastScores, *optional*): Where they are added. Defaults to new ones.
+    """
+    if whole is None:
+        whole = ForecastScores(part.layout, part.lead_hours, part.climatology)
     for state in gathered(part.state_dict()):
-        scores.merge(state)
-    return scores
+        whole.merge(state)
+    return whole
 
 
 def process_group() -> tuple[int, int]:
@@ -161,13 +174,15 @@ def gathered(value: Any) -> list[Any]:
 
 
 def shared_batches(
-    samples: Dataset, batch_size: int
-) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+    samples: Dataset, batch_size: int, collate_fn: Callable[[list], Any] | None = None
+) -> Iterator[tuple[dict[str, Any], int]]:
     """Yields this process's share of samples in batches, equally many in all processes.
 
     Args:
         samples (Dataset): The samples, the same in all processes.
         batch_size (int): Samples at a time.
+        collate_fn (callable, *optional*): Joins them. Defaults to
+            :func:`~hftune.tasks.weather.samples.collate`.
 
     Yields:
         A batch, and how many of its samples count: a last process that runs short repeats the last
@@ -185,10 +200,10 @@ def shared_batches(
         samples,
         batch_size=batch_size,
         sampler=np.minimum(mine, len(samples) - 1).tolist(),
-        collate_fn=collate,
+        collate_fn=collate_fn or collate,
     )
     for batch in loader:
-        count = len(next(iter(batch.values())))
+        count = len(batch["times"])
         yield batch, min(left, count)
         left = max(left - count, 0)
 
@@ -280,12 +295,7 @@ class ForecastEvaluator:
             trainer_or_model (Trainer or torch.nn.Module): A trainer's model is used as it is
                 wrapped for training.
         """
-        import torch
-
-        model = trainer_or_model
-        if not isinstance(model, torch.nn.Module):
-            model = trainer_or_model.model_wrapped
-        return self.metrics(self.evaluate(model))
+        return self.metrics(self.evaluate(module_of(trainer_or_model)))
 
     def metrics(self, scores: ForecastScores) -> dict[str, float]:
         """Returns what the evaluator calls metrics, of scores that are there.
