@@ -164,7 +164,11 @@ def main(argv: Sequence[str] | None = None) -> LeadTimeTrainer:
         trainer.save_model(str(output_dir / "model"))
 
         # 4. Scores by lead time, beside the untuned model, persistence and climatology
-        days = [result for result in trainer.results if "fold" not in result]
+        days = [
+            result
+            for result in trainer.results  # of an earlier run there may be more
+            if "fold" not in result and result["lead_time"] <= chain.lead_times
+        ]
         folders = [output_dir / day["name"] for day in days]
         chain.complete_scores(folders)
         drift = chain.drift(0)
