@@ -119,6 +119,12 @@ class WeatherChain:
         self.layout = self.initial["train"].layout
         self._check_model(model_config)
         self.truth = truth.select(self.layout.channels)
+        missing = [name for name in self.layout.channels if name not in statistics.channels]
+        if missing:
+            raise DataError(
+                f"the statistics lack {', '.join(missing)}: compute them from fields with all "
+                "channels of the states."
+            )
         places = [statistics.channels.index(name) for name in self.layout.channels]
         self.difference_std = statistics.difference_std[places]
         self._statistics = {
@@ -127,14 +133,12 @@ class WeatherChain:
         self._times = {split: self._times_of(split) for split in SPLITS}
 
     def _check_model(self, config: Any) -> None:
-        problems = []
         if self.step_hours % self.timestep_hours:
-            problems.append(
+            raise ConfigurationError(
                 f"the model has time steps of {self.timestep_hours:g} h: a step of the chain, "
                 f"{self.step_hours:g} h, has to be a multiple of it."
             )
-        if problems:
-            raise ConfigurationError(problems)
+        problems = []
         for split in SPLITS:
             states = self.initial[split]
             states.check_channels(config.channels)

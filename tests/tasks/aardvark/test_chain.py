@@ -304,6 +304,16 @@ def test_truth_with_more_channels_in_another_order(finished, tmp_path):
         build(initial, other.select(["q_500", "z_500", "msl"]), config)
 
 
+def test_statistics_that_lack_a_channel(tmp_path):
+    initial, truth, config = parts(tmp_path)
+    other = compute_statistics(truth.select(["2t", "msl"]), slice(0, 60))
+    with pytest.raises(DataError) as error:
+        WeatherChain("chain", initial, truth, config, statistics=other)
+    assert str(error.value) == (
+        "the statistics lack z_500: compute them from fields with all channels of the states."
+    )
+
+
 def test_steps_that_do_not_fit(tmp_path):
     initial, truth, config = parts(tmp_path)
     with pytest.raises(ConfigurationError) as error:
