@@ -50,17 +50,20 @@ def wait_for(path: Path) -> None:
 @linux
 def test_a_peak_between_two_measurements_is_seen(tmp_path):
     def work():
-        monitor = ResourceMonitor()
-        before = psutil.Process().memory_info().rss
+        monitor, process = ResourceMonitor(), psutil.Process()
+        args = HFTuneArguments(output_dir=str(tmp_path), use_cpu=True)
+        before = process.memory_info().rss
         np.ones(300 * MIB // 8)  # gone before the monitor looks
         first = monitor.peak
-        monitor.on_stage_begin(HFTuneArguments(output_dir=str(tmp_path), use_cpu=True), None, None)
+        monitor.on_stage_begin(args, None, None)
+        # Once more: a system that takes back what is not used may do so in between.
+        between = process.memory_info().rss
         np.ones(100 * MIB // 8)
-        return [before, first["memory_bytes"], monitor.peak["memory_bytes"]]
+        return [before, first["memory_bytes"], between, monitor.peak["memory_bytes"]]
 
-    before, first, second = in_child(work, tmp_path)
+    before, first, between, second = in_child(work, tmp_path)
     assert 295 * MIB < first - before < 330 * MIB
-    assert 95 * MIB < second - before < 130 * MIB
+    assert 95 * MIB < second - between < 130 * MIB
 
 
 @linux
