@@ -16,6 +16,7 @@ from ...utils.files import free_bytes
 from ...utils.modules import evaluating
 from ...utils.terminal import console, progress
 from ..weather.chain import SPLITS
+from ..weather.config_checks import grid_differences
 from ..weather.fields import FieldLayout, WeatherFields
 from ..weather.initial_conditions import (
     InitialConditions,
@@ -369,13 +370,7 @@ def _check_same(encoder: Any, processor: Any) -> None:
             f"the encoder finds the channels {', '.join(encoder.channels)}, the processor knows "
             f"{', '.join(processor.channels)}"
         )
-    for name in ("latitude", "longitude"):
-        ours, theirs = np.asarray(getattr(encoder, name)), np.asarray(getattr(processor, name))
-        if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-3):
-            problems.append(
-                f"the encoder has {len(ours)} values of {name} from {ours[0]:g} to {ours[-1]:g}, "
-                f"the processor {len(theirs)} from {theirs[0]:g} to {theirs[-1]:g}"
-            )
+    problems += grid_differences(encoder, processor, "the encoder has", "the processor")
     if problems:
         raise DataError(
             f"{'; '.join(problems)}. Train both on the same variables, levels and grid."

@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ...utils.errors import CheckpointError, ConfigurationError
+from ..weather.config_checks import grid_differences
 from ..weather.fields import WeatherFields
 from ..weather.statistics import FieldStatistics
 from .arguments_aurora import AuroraModelArguments
@@ -145,13 +144,8 @@ def _check_layout(path: str, config: AuroraConfig, fields: WeatherFields, histor
             f"{path} knows the channels {', '.join(config.channels)}, the data have "
             f"{', '.join(layout.channels)}: choose them with --variables and --levels."
         )
-    for name in ("latitude", "longitude"):
-        ours, theirs = getattr(layout, name), np.asarray(getattr(config, name))
-        if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-3):
-            problems.append(
-                f"{path} has {len(theirs)} values of {name} from {theirs[0]:g} to {theirs[-1]:g}, "
-                f"the data have {len(ours)} from {ours[0]:g} to {ours[-1]:g}."
-            )
+    differences = grid_differences(config, layout, f"{path} has", "the data have")
+    problems += [f"{text}." for text in differences]
     if history != config.history:
         problems.append(
             f"{path} sees {config.history} past states: give --history {config.history}."

@@ -23,6 +23,7 @@ from ...utils.files import read_json, write_json
 from ...utils.terminal import is_main_process, progress
 from .chain_reader import ChainReader
 from .climatology import Climatology
+from .config_checks import grid_differences
 from .dates import describe_times, format_time
 from .evaluation_chain import ChainEvaluator
 from .evaluation_weather import (
@@ -142,8 +143,9 @@ class WeatherChain:
         for split in SPLITS:
             states = self.initial[split]
             states.check_channels(config.channels)
-            problems += _grid_problems(states, config, "the model")
-            problems += _grid_problems(states, self.truth.layout, "the truth")
+            for other, whose in ((config, "the model"), (self.truth.layout, "the truth")):
+                found = grid_differences(states.layout, other, f"{states.path} has", f"{whose} has")
+                problems += [f"{text}." for text in found]
             if states.history != self.history:
                 problems.append(
                     f"{states.path} has states of {states.history} times, the model needs "
@@ -565,18 +567,6 @@ class WeatherChain:
             if not self.keep_predictions and lead_time < done:
                 for split in ("val", "test"):
                     _remove(self.path(split, lead_time))
-
-
-def _grid_problems(states: InitialConditions, other: Any, whose: str) -> list[str]:
-    found = []
-    for name in ("latitude", "longitude"):
-        ours, theirs = getattr(states.layout, name), np.asarray(getattr(other, name))
-        if len(ours) != len(theirs) or not np.allclose(ours, theirs, atol=1e-3):
-            found.append(
-                f"{states.path} has {len(ours)} values of {name} from {ours[0]:g} to {ours[-1]:g}, "
-                f"{whose} has {len(theirs)} from {theirs[0]:g} to {theirs[-1]:g}."
-            )
-    return found
 
 
 def _remove(path: Path) -> None:

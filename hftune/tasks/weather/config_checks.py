@@ -9,7 +9,13 @@ import numpy as np
 
 from hftune.utils.errors import did_you_mean
 
-__all__ = ["choice_problems", "float_list", "grid_problems", "repeated_problems"]
+__all__ = [
+    "choice_problems",
+    "float_list",
+    "grid_differences",
+    "grid_problems",
+    "repeated_problems",
+]
 
 
 def choice_problems(name: str, value: Any, known: Collection[str]) -> list[str]:
@@ -65,6 +71,24 @@ def grid_problems(
             "345, 350, 355, 360, 365."
         )
     return problems
+
+
+def grid_differences(ours: Any, theirs: Any, our_side: str, their_side: str) -> list[str]:
+    """Returns in what the axes of two grids differ, a sentence without its full stop each.
+
+    Args:
+        ours, theirs: With ``latitude`` and ``longitude``: layouts or configurations.
+        our_side, their_side (str): How the sentence begins and goes on: ``"the model has"``.
+    """
+    found = []
+    for name in ("latitude", "longitude"):
+        first, second = np.asarray(getattr(ours, name)), np.asarray(getattr(theirs, name))
+        if len(first) != len(second) or not np.allclose(first, second, atol=1e-3):
+            found.append(
+                f"{our_side} {len(first)} values of {name} from {first[0]:g} to {first[-1]:g}, "
+                f"{their_side} {len(second)} from {second[0]:g} to {second[-1]:g}"
+            )
+    return found
 
 
 def float_list(values: Sequence[float]) -> list[float]:
