@@ -8,8 +8,8 @@ import math
 import os
 import re
 import sqlite3
-import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,7 @@ def test_a_running_run(tmp_path, capsys, monkeypatch):
     tracker, experiment_id = train(tmp_path / "a", end=False)
     head, _, row = said(capsys, "list").splitlines()
     assert head.split()[-4:] == ["begun", "seen", "took", "task"]
-    assert re.search(r"running +20/100 +0.6 +0.5 +\d s +\d s +0:0\d  aurora", row)
+    assert re.search(r"running +20/100 +0.6 +0.5 +\d+ s +\d+ s +0:\d\d  aurora", row)
     text = said(capsys, "watch", "--once")  # the newest that is running
     assert f"{experiment_id}  run  running" in text and "20 of 100, 20 %" in text
     assert re.search(r"last sign +\d+ s ago, on ", text) and "process_memory_bytes  1.0 GiB" in text
@@ -155,35 +155,33 @@ def test_a_running_run(tmp_path, capsys, monkeypatch):
     )
 
 
+def between_looks(monkeypatch, *happens):
+    """Has the run do one thing in each pause of a command that follows it."""
+    happenings = iter(happens)
+    clock = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: next(happenings)()})
+    monkeypatch.setattr("hftune.cli.runs_watch.time", clock)
+
+
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1)])
 def test_watching_until_the_end(tmp_path, capsys, monkeypatch, status, code):
-    monkeypatch.setattr("hftune.cli.runs_watch._PACE", 0.05)
     tracker, experiment_id = train(tmp_path / "a", end=False)
-
-    def go_on():
-        time.sleep(0.3)
-        tracker.log_metrics({"loss": 0.25}, step=30)
-        time.sleep(0.2)
-        tracker.end_experiment(experiment_id, status=status)
-
-    other = threading.Thread(target=go_on)
-    other.start()
+    between_looks(
+        monkeypatch,
+        lambda: tracker.log_metrics({"loss": 0.25}, step=30),
+        lambda: tracker.end_experiment(experiment_id, status=status),
+    )
     lines = said(capsys, "watch", experiment_id, "--json", code=code).splitlines()
-    other.join()
     states = [json.loads(line) for line in lines]
-    assert states[0]["status"] == "running" and states[-1]["status"] == status
-    assert [state["step"] for state in states][-1] == 30
+    assert [state["status"] for state in states] == ["running", "running", status]
+    assert [state["step"] for state in states] == [20, 30, 30]
     # It has ended: one frame, the same code.
     assert status in said(capsys, "watch", experiment_id, code=code)
 
 
 def test_watch_without_a_terminal_prints_lines(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hftune.cli.runs_watch._PACE", 0.05)
     tracker, experiment_id = train(tmp_path / "a", end=False)
-    timer = threading.Timer(0.3, lambda: tracker.end_experiment(experiment_id))
-    timer.start()
+    between_looks(monkeypatch, lambda: tracker.end_experiment(experiment_id))
     first, *frame = said(capsys, "watch").splitlines()
-    timer.join()
     state = f"{experiment_id}  running  step 20 of 100  loss 0.5  eval_loss 0.6  "
     assert first.startswith(state) and first.endswith(" left")
     assert frame[0] == f"{experiment_id}  run  completed"
@@ -198,18 +196,13 @@ def test_tail(three, tmp_path, capsys, monkeypatch):
     [line] = said(capsys, "tail", three[2], "--json").splitlines()
     assert json.loads(line)["metrics"] == {"loss": "NaN", "eval_loss": "Infinity"}
     assert said(capsys, "tail", three[0], "-n", "0") == ""
-    monkeypatch.setattr("hftune.cli.runs_watch._PACE", 0.05)
     tracker, experiment_id = train(tmp_path / "d", end=False)
-
-    def go_on():
-        time.sleep(0.2)
-        tracker.log_metrics({"loss": 0.25}, step=30)
-        tracker.end_experiment(experiment_id)
-
-    other = threading.Thread(target=go_on)
-    other.start()
+    between_looks(
+        monkeypatch,
+        lambda: tracker.log_metrics({"loss": 0.25}, step=30),
+        lambda: tracker.end_experiment(experiment_id),
+    )
     lines = said(capsys, "tail", experiment_id, "-n", "1", "-f").splitlines()
-    other.join()
     assert [line.split()[2:] for line in lines] == [
         ["20", "eval_loss", "0.6"],
         ["30", "loss", "0.25"],
