@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hftune.recipes import aardvark, aardvark_initial_conditions
+from processes import Script
 
 from hftune.tasks.aardvark.modeling_aardvark import AardvarkProcessor
 from hftune.tasks.aardvark.modeling_aardvark_encoder import AardvarkEncoder
@@ -71,22 +70,6 @@ def stations(tmp_path_factory, atmosphere) -> Path:
 
 def words(config, atmosphere, *more) -> list[str]:
     return [str(w) for w in ("--config", config, "--data", atmosphere, *more)]
-
-
-def launch(repository: Path, recipe: str, *arguments, processes=1) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            Path(sys.executable).parent / "accelerate", "launch", "--cpu",
-            "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", repository / "recipes" / recipe, *map(str, arguments),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=repository,
-        start_new_session=True,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -215,27 +198,26 @@ def test_an_aurora_goes_through_the_chain(atmosphere, tmp_path):
     assert (tmp_path / "chain" / "initial_conditions" / "ic_train.mmap").exists()
 
 
-def test_two_processes_that_are_killed_go_on(
-    repository, finished, config, atmosphere, tmp_path, monkeypatch
-):
-    """From a kill in the middle to the end, under a launcher, with two processes."""
-    monkeypatch.setenv("HFTUNE_HOME", str(tmp_path / "home"))
-    arguments = words(
-        config, atmosphere, "--forecast_model_path", finished / "processor" / "model",
-        "--output_dir", tmp_path / "out",
+def test_two_processes_that_are_killed_go_on(repository, finished, config, atmosphere, tmp_path):
+    """From a kill in the middle to the end, with two processes."""
+    command = (
+        repository / "recipes/aardvark.py", *words(
+            config, atmosphere, "--forecast_model_path", finished / "processor" / "model",
+            "--output_dir", tmp_path / "out",
+        ),
     )  # fmt: skip
-    process = launch(repository, "aardvark.py", *arguments, processes=2)
-    state = tmp_path / "out" / "ic_train_1.mmap"
+    home = {"HFTUNE_HOME": str(tmp_path / "home")}
+    process = Script(*command, processes=2, **home)
     deadline = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    process = launch(repository, "aardvark.py", *arguments, processes=2)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
+    while not (tmp_path / "out" / "ic_train_1.mmap").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process = Script(*command, processes=2, **home)
+    assert process.wait() == 0, process.printed()
     assert sorted(p.name for p in (tmp_path / "out").glob("ic_*.mmap")) == LEFT
-    assert output.count("Report: ") == 1
+    assert process.printed().count("Report: ") == 1
 
 
 def test_settings_that_contradict_each_other(atmosphere, monkeypatch, tmp_path):

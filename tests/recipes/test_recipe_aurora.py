@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Script
 
 pytest.importorskip("aurora")
 
@@ -53,33 +54,18 @@ def config(tmp_path_factory, atmosphere) -> Path:
     return path
 
 
-def launch(repository: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            Path(sys.executable).parent / "accelerate",
-            "launch",
-            "--config_file",
-            repository / "accelerate_configs/cpu.yaml",
-            repository / "recipes/aurora.py",
-            *arguments,
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=repository,
-        start_new_session=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(repository, config, tmp_path_factory) -> Path:
     """The folder of a run that went through without interruption."""
     folder = tmp_path_factory.mktemp("run")
     os.environ["HFTUNE_HOME"] = str(folder / "home")
-    process = launch(repository, "--config", config, "--output_dir", folder / "out")
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+    launch = [Path(sys.executable).parent / "accelerate", "launch"]
+    launch += ["--config_file", repository / "accelerate_configs/cpu.yaml"]
+    done = subprocess.run(
+        [*launch, "recipes/aurora.py", "--config", config, "--output_dir", folder / "out"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=repository,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
     return folder / "out"
 
 
@@ -133,12 +119,11 @@ def test_is_tracked_and_registered_with_no_flag(finished, monkeypatch):
 
 def test_tracking_off_leaves_the_store_alone(repository, config, tmp_path):
     home = tmp_path / "home"
-    process = launch(
-        repository, "--config", config, "--output_dir", tmp_path / "out", "--tracking", "off",
-        "--max_steps", "6", HFTUNE_HOME=str(home),
+    process = Script(
+        repository / "recipes/aurora.py", "--config", config, "--output_dir", tmp_path / "out",
+        "--tracking", "off", "--max_steps", "6", HFTUNE_HOME=str(home),
     )  # fmt: skip
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+    assert process.wait() == 0, process.printed()
     assert not (home / "tracking.db").exists() and not (home / "runs").exists()
     assert not (home / "models").exists()
     run = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -215,21 +200,20 @@ def test_saved_run_reproduces_its_configuration(finished):
 
 def test_a_killed_run_ends_with_the_same_weights_and_scores(repository, config, finished, tmp_path):
     out = tmp_path / "out"
-    arguments = ("--config", config, "--output_dir", out)
-    environment = {"HFTUNE_HOME": str(finished.parent / "home")}
-    process = launch(repository, *arguments, **environment)
+    command = (repository / "recipes/aurora.py", "--config", config, "--output_dir", out)
+    home = {"HFTUNE_HOME": str(finished.parent / "home")}
+    process = Script(*command, **home)
     deadline = time.monotonic() + 240
     while not (out / "checkpoint-6" / "hftune_manifest.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+        assert process.poll() is None and time.monotonic() < deadline, process.printed()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert not (out / "scores.json").exists()
 
-    process = launch(repository, *arguments, **environment)
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    assert "checkpoint-" in text
+    process = Script(*command, **home)
+    assert process.wait() == 0, process.printed()
+    assert "checkpoint-" in process.printed()
     for name in ("model/model.safetensors", "scores.json"):
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
     run = json.loads((out / "run.json").read_text())

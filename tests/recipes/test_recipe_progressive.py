@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import Script
 
 SMALL = {
     "hidden_size": 16,
@@ -51,23 +50,15 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def start(repository: Path, home: Path, *arguments: str | Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, repository / "recipes/progressive.py", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HFTUNE_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=repository,
-        start_new_session=True,
-    )
+def start(repository: Path, home: Path, *arguments: str | Path, **settings: int) -> Script:
+    script = repository / "recipes/progressive.py"
+    return Script(script, *arguments, HFTUNE_HOME=str(home), **settings)
 
 
-def run(*arguments, expected: int = 0) -> str:
-    process = start(*arguments)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == expected, said
-    return " ".join(said.split())
+def run(*arguments, expected: int = 0, **settings: int) -> str:
+    process = start(*arguments, **settings)
+    assert process.wait() == expected, process.printed()
+    return " ".join(process.printed().split())
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +130,7 @@ def test_again_is_nothing_to_do(repository, home, config, finished):
 def wait_for(condition, process) -> None:
     until = time.monotonic() + 200
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.printed()
         assert time.monotonic() < until
         time.sleep(0.005)
 
@@ -154,13 +145,12 @@ def test_killed_and_started_again(repository, home, config, finished, tmp_path):
     for moment in moments:
         process = start(*arguments)
         wait_for(moment, process)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     process = start(*arguments)
     wait_for(lambda: (tmp_path / "out" / STAGES[3] / "checkpoints").is_dir(), process)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=200)[0]
-    assert process.returncode == 75, said
+    assert process.wait() == 75, process.printed()
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "killed"
     run(*arguments)
     assert compared(tmp_path / "out") == compared(finished)
@@ -173,48 +163,29 @@ def test_killed_and_started_again(repository, home, config, finished, tmp_path):
     ]
 
 
-def test_a_process_for_each_stage(repository, home, config, finished, tmp_path):
+def test_a_process_for_each_stage(repository, home, config, tmp_path):
+    """The script replaces itself: what the new processes arrive at is what one process does."""
+    arguments = (repository, home, "--config", config, "--start_ratio", "0.7", "--output_dir")
     folder = tmp_path / "out"
-    said = run(
-        repository, home, "--config", config, "--output_dir", folder, "--isolate_stages", "true"
-    )
-    assert "stage 4 of 4" in said
-    assert compared(folder) == compared(finished)
+    said = run(*arguments, folder, "--isolate_stages", "true")
+    assert "stage 2 of 2" in said
+    run(*arguments, tmp_path / "one")
+    assert compared(folder) == compared(tmp_path / "one")
     record = json.loads((folder / "run.json").read_text())
-    assert [a["status"] for a in record["attempts"]] == [*["preempted"] * 3, "completed"]
+    assert [a["status"] for a in record["attempts"]] == ["preempted", "completed"]
     assert record["status"] == "completed"
 
 
 def test_two_processes(repository, home, config, tmp_path):
     """Each stage in processes of its own, which meet again after each stage."""
-    process = subprocess.run(
-        [
-            Path(sys.executable).parent / "torchrun",
-            "--nproc_per_node",
-            "2",
-            repository / "recipes/progressive.py",
-            "--config",
-            config,
-            "--output_dir",
-            tmp_path / "out",
-            "--isolate_stages",
-            "true",
-            "--start_ratio",
-            "0.4",
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HFTUNE_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        cwd=repository,
-        timeout=400,
+    run(
+        *(repository, home, "--config", config, "--start_ratio", "0.7"),
+        *("--output_dir", tmp_path, "--isolate_stages", "true"),
+        processes=2,
     )
-    assert process.returncode == 0, process.stderr
-    results = json.loads((tmp_path / "out/progressive_training_results.json").read_text())
-    assert [s["title"] for s in results["stages"]] == [
-        "40 % of the data",
-        "70 % of the data",
-        "100 % of the data",
-    ]
+    results = json.loads((tmp_path / "progressive_training_results.json").read_text())
+    titles = [stage["title"] for stage in results["stages"]]
+    assert titles == ["70 % of the data", "100 % of the data"]
 
 
 def test_bad_input_is_named_before_anything_is_written(repository, home, config, table, tmp_path):
