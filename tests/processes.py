@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import runpy
 import signal
@@ -21,6 +22,7 @@ def start(work: Callable[[], None]) -> int:
     """Runs ``work`` in a process of its own and returns its id."""
     child = os.fork()
     if child == 0:
+        gc.freeze()  # what a fork looks at is copied
         status = 1
         try:
             work()
