@@ -597,12 +597,14 @@ def _light_collections() -> Iterator[None]:
     """Leaves what is there already, libraries above all, out of the garbage collections between
     stages: a quarter of a second each, three a stage.
     """
+    others = gc.get_freeze_count()  # what a program has frozen for its forks stays so
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not others:
+            gc.unfreeze()
 
 
 def _batch(micro: int, accumulation: int, *, reduced: bool = False) -> dict[str, Any]:
