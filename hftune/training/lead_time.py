@@ -12,7 +12,8 @@ from transformers import Trainer
 from ..utils.errors import TrainingInterrupted
 from ..utils.modules import evaluating
 from .checkpoints import weights_hash
-from .plan import JOURNAL, Stage
+from .plan import JOURNAL, PlannedStage, Stage
+from .plan_checks import check_models
 from .stage_spec import StageSpec
 from .stages import StagedMixin
 from .trainer import Evaluator
@@ -46,6 +47,9 @@ class LeadTimeChain(Protocol):
         """Returns what scores a model on the validation samples of a lead time; it reads them when
         it is first called.
         """
+
+    def has_states(self, lead_time: int, fold: int | None) -> bool:
+        """Returns whether all files are there that :meth:`advance` wrote for them."""
 
     def advance(self, lead_time: int, fold: int | None, by: Advance) -> dict[str, Any]:
         """Writes the states of a lead time with a trained model, all or not at all, in all
@@ -89,14 +93,48 @@ class LeadTimeMixin(StagedMixin):
         )
 
     def stage_result(self, stage: Stage, result: dict[str, Any]) -> dict[str, Any]:
-        settings = stage.planned.settings
         model = self.accelerator.unwrap_model(self.model)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             # The processes do not predict equally often, which sharded weights would ask of them.
             model = type(model).from_pretrained(stage.best_model).to(self.args.device)
+        return self._advance(stage, model)
+
+    def _advance(self, stage: Stage, model: torch.nn.Module) -> dict[str, Any]:
         with evaluating(model):
-            by = Advance(self, stage, model)
-            return self.chain.advance(settings["lead_time"], settings.get("fold"), by)
+            return self.chain.advance(*_place(stage.planned), Advance(self, stage, model))
+
+    def make_missing_states(self) -> None:
+        """Has the models of the lead times before predict again what the stage that begins reads
+        and is not there any more: what a chain has no use for is tidied away, until a lead time is
+        trained again.
+        """
+        current = self._stage
+        missing = self._in_first(lambda: self._missing_before(current))
+        if not missing:
+            return
+        for number in missing:
+            stage = self._stage_at(number, current.root)
+            self._say(f"{stage.title}: its states are not there any more, its model predicts again")
+            self._in_first(lambda stage=stage: check_models([stage.planned], stage.root))
+            self._load_weights(stage.best_model)
+            self._advance(stage, self.model.to(self.args.device))
+            lead_time, fold = _place(stage.planned)
+            if fold is None:
+                self._in_first(lambda done=lead_time: self.chain.tidy(done))
+        self._load_weights(self._start_weights(current))
+
+    def _missing_before(self, current: Stage) -> list[int]:
+        """The numbers of the stages that have to predict again."""
+        lead_time, _ = _place(current.planned)
+        missing = []
+        for number in range(current.number - 1, 0, -1):
+            before, fold = _place(self.plan.stages[number - 1])
+            there = self.chain.has_states(before, fold)
+            if there and fold is None:
+                break  # what came before was for these
+            if not there or before < lead_time:
+                missing.append(number)
+        return missing[::-1]
 
     def room_needed(self, done: int) -> int:
         return self.chain.room_needed(done // (self.chain.folds + 1))
@@ -181,11 +219,17 @@ class Advance:
             raise TrainingInterrupted(str(request.signal_name), 0, str(self._root / JOURNAL))
 
 
+def _place(stage: PlannedStage) -> tuple[int, int | None]:
+    """Lead time and fold of a stage."""
+    return stage.settings["lead_time"], stage.settings.get("fold")
+
+
 class _Samples:
     """The samples of a stage, which are there once the stage before it is done."""
 
     def __init__(self, chain: LeadTimeChain, lead_time: int, fold: int | None) -> None:
         self.chain, self.lead_time, self.fold = chain, lead_time, fold
 
-    def __call__(self, trainer: Any) -> Any:
+    def __call__(self, trainer: LeadTimeMixin) -> Any:
+        trainer.make_missing_states()
         return self.chain.train_samples(self.lead_time, self.fold)

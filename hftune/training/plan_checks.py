@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.errors import CheckpointError, ConfigurationError
 from ..utils.files import free_bytes, human_bytes
 from .checkpoints import find_checkpoints, verify_checkpoint
-from .plan import Journal, Plan, best_model
+from .plan import Journal, Plan, PlannedStage, best_model
 
-__all__ = ["check_past", "check_room", "leftovers"]
+__all__ = ["check_models", "check_past", "check_room", "leftovers"]
 
 
 def check_past(plan: Plan, journal: Journal, root: Path) -> None:
@@ -20,10 +21,25 @@ def check_past(plan: Plan, journal: Journal, root: Path) -> None:
         CheckpointError: If something is missing or has changed.
     """
     done = [stage for stage in plan.stages if journal.is_done(stage.name)]
+    check_models(done[:-1], root, hashes=False)
+    check_models(done[-1:], root)
+
+
+def check_models(stages: Sequence[PlannedStage], root: Path, *, hashes: bool = True) -> None:
+    """Looks whether the best models of stages are what the stages left.
+
+    Args:
+        stages (sequence of PlannedStage): Stages that are done.
+        root (Path): The run's folder.
+        hashes (bool): Whether to read the files, not only look at their sizes. Defaults to True.
+
+    Raises:
+        CheckpointError: If something is missing or has changed.
+    """
     problems = []
-    for stage in done:
+    for stage in stages:
         best = best_model(root, stage.name)
-        found = verify_checkpoint(best, hashes=stage is done[-1])
+        found = verify_checkpoint(best, hashes=hashes)
         problems += [f"{best} is not what stage '{stage.title}' left: {p}" for p in found]
     if problems:
         raise CheckpointError(

@@ -207,7 +207,8 @@ class WeatherChain:
         if not path.is_file():
             raise DataError(
                 f"{path} is not there: only the newest states stay (--keep_train_ics, "
-                "--keep_predictions). Begin the chain anew with --resume never, or put it back."
+                "--keep_predictions). Put it back, or train its lead time again: "
+                f"hftune stages {self.folder} --restart NUMBER"
             )
         return open_initial_conditions(path)
 
@@ -327,6 +328,11 @@ class WeatherChain:
         return ChainEvaluator(self, lead_time)
 
     # The next states
+
+    def has_states(self, lead_time: int, fold: int | None) -> bool:
+        if fold is not None:
+            return self._fold_path(lead_time, fold).is_file()
+        return all(self.path(split, lead_time).is_file() for split in ("train", "val", "test"))
 
     def advance(self, lead_time: int, fold: int | None, by: Advance) -> dict[str, Any]:
         if fold is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from kill_harness import Target, attempt
+from processes import run_alone
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chain_run
 
+from hftune.cli.main import main as hftune
 from hftune.configuration.arguments import HFTuneArguments
 from hftune.tasks.aardvark.modeling_aardvark import AardvarkProcessor
 from hftune.tasks.weather.chain import WeatherChain
@@ -27,7 +31,7 @@ from hftune.tasks.weather.samples import collate
 from hftune.tasks.weather.statistics import compute_statistics
 from hftune.training.plan import best_model
 from hftune.training.trainer import HFTuneTrainer
-from hftune.utils.errors import CheckpointError, ConfigurationError, DataError, HftuneError
+from hftune.utils.errors import CheckpointError, ConfigurationError, DataError
 from hftune.utils.seeds import derive_seed
 
 torch.set_num_threads(1)
@@ -197,6 +201,39 @@ def test_a_finished_chain_trains_nothing_and_a_longer_one_goes_on(finished, tmp_
         np.testing.assert_array_equal(measured, whole.measure(name, "rmse"))
 
 
+PARTS = ["lead time 1 of 2, without part 1 of 2", "lead time 1 of 2, without part 2 of 2"]
+PARTS += ["lead time 1 of 2", "lead time 2 of 2, without part 1 of 2"]
+LAST_PART = "lead time 2 of 2, without part 2 of 2"
+
+
+@pytest.mark.parametrize(
+    ("options", "restarts"),
+    [
+        ({}, {3: ["lead time 1 of 3", "lead time 2 of 3"], 2: ["lead time 1 of 3"]}),
+        (
+            {"folds": 2, "keep_predictions": False, "lead_times": 2},
+            {6: [*PARTS, LAST_PART], 5: PARTS},
+        ),
+    ],
+    ids=["whole", "in parts"],
+)
+def test_stages_that_are_trained_again(tmp_path, capsys, options, restarts):
+    """Their models make the states again that were tidied away, also after a kill."""
+    settings = {"chain_options": options, "num_train_epochs": 1}
+    chain_run.run(tmp_path, settings)
+    before = chain_run.outcome(tmp_path)
+    for number, predict_again in restarts.items():
+        assert hftune(["stages", str(tmp_path), "--restart", str(number)]) == 0
+        if number == 2:
+            killed = {**settings, "kill": "block:1"}
+            assert run_alone(lambda k=killed: chain_run.run(tmp_path, k)) == -signal.SIGKILL
+        capsys.readouterr()
+        chain_run.run(tmp_path, settings)
+        assert chain_run.outcome(tmp_path) == before
+        said = " ".join(capsys.readouterr().err.split())
+        assert re.findall(r"(lead time [^:]*): its states are not there", said) == predict_again
+
+
 def test_states_in_half_the_space(finished, tmp_path):
     chain = chain_run.make_chain(tmp_path)
     for split, states in chain.initial.items():
@@ -337,12 +374,18 @@ def test_a_model_of_another_grid_or_of_other_channels(tmp_path):
         build(initial, truth, config)
 
 
-def test_states_that_are_gone(finished, tmp_path):
+def test_a_damaged_model_does_not_predict_again(finished, tmp_path):
     folder = tmp_path / "run"
-    chain_run.run(folder, {"chain_options": {"lead_times": 1}, "num_train_epochs": 1})
-    (folder / "ic_train_1.mmap").unlink()
-    with pytest.raises(HftuneError, match="ic_train_1.mmap is not there: only the newest states"):
-        chain_run.run(folder, {"num_train_epochs": 1})
+    shutil.copytree(finished, folder)
+    assert hftune(["stages", str(folder), "--restart", "3"]) == 0
+    for lead_time in (1, 2):
+        (folder / f"ic_val_{lead_time}.mmap").unlink()
+    weights = best_model(folder, "forecast_1") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is not what stage 'lead time 1 of 3' left"):
+        chain_run.run(folder, {"chain_options": {"keep_train_ics": -1}})
 
 
 def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
