@@ -134,7 +134,7 @@ def test_list_as_json(three, capsys):
 
 
 def test_a_running_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "110")
     tracker, experiment_id = train(tmp_path / "a", end=False)
     head, _, row = said(capsys, "list").splitlines()
     assert head.split()[-4:] == ["begun", "seen", "took", "task"]
