@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import runpy
@@ -57,14 +56,6 @@ def run_together(work: Callable[[int], None], count: int = 2) -> list[int]:
         work(rank)
 
     return [finish(child) for child in [start(lambda r=r: join(r)) for r in range(count)]]
-
-
-def hold_pages() -> None:
-    """Has the pages of this process stay in memory, where that is allowed: a system that takes back
-    what is idle would change what a test measures.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).mlockall(7)  # now and later, each once it is there
 
 
 def _as_launched(count: int) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from processes import finish, hold_pages, run_alone, run_together, start
+from processes import finish, run_alone, run_together, start
 from tracked_trainer import Data, Model, make_trainer
 from transformers import TrainerCallback
 
@@ -33,13 +34,18 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def in_child(work, tmp_path) -> dict:
     """What ``work`` returns, in a process that nothing else is done in."""
     path = tmp_path / "found.json"
-
-    def measure():
-        hold_pages()
-        path.write_text(json.dumps(work()))
-
-    assert run_alone(measure) == 0
+    assert run_alone(lambda: path.write_text(json.dumps(work()))) == 0
     return json.loads(path.read_text())
+
+
+def taken(size: int) -> np.ndarray:
+    """Memory in bytes, written to, that is the system's again when nobody holds it: malloc may give
+    out what it has kept from earlier tests.
+    """
+    own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = np.frombuffer(mmap.mmap(-1, max(1, int(size)), flags=own), np.uint8)
+    memory[:] = 1
+    return memory
 
 
 def wait_for(path: Path) -> None:
@@ -58,11 +64,11 @@ def test_a_peak_between_two_measurements_is_seen(tmp_path):
         monitor, process = ResourceMonitor(), psutil.Process()
         args = HFTuneArguments(output_dir=str(tmp_path), use_cpu=True)
         before = process.memory_info().rss
-        np.ones(300 * MIB // 8)  # gone before the monitor looks
+        taken(300 * MIB)  # gone before the monitor looks
         first = monitor.peak
         monitor.on_stage_begin(args, None, None)
         between = process.memory_info().rss
-        np.ones(100 * MIB // 8)
+        taken(100 * MIB)
         return [before, first["memory_bytes"], between, monitor.peak["memory_bytes"]]
 
     before, first, between, second = in_child(work, tmp_path)
@@ -75,10 +81,10 @@ def test_a_peak_between_two_measurements_is_seen(tmp_path):
 def test_pages_that_a_child_shares_are_counted_once(tmp_path, written):
     def work():
         inherited = psutil.Process().memory_info().rss
-        shared = np.ones(400 * MIB // 8)
+        shared = taken(400 * MIB)
 
         def child(number):
-            own = np.ones(written * MIB // 8)
+            own = taken(written * MIB)
             (tmp_path / f"there_{number}").touch()
             wait_for(tmp_path / "measured")
             return own, shared
@@ -192,7 +198,7 @@ def test_each_stage_has_a_peak_of_its_own(tmp_path):
         peaks = []
         for size in (400, 10):
             monitor.on_stage_begin(*event, stage=None)
-            np.ones(size * MIB // 8)
+            taken(size * MIB)
             trainer.train()
             peaks.append(monitor.peak["memory_bytes"])
             monitor.on_stage_end(*event, stage=None, result={})
@@ -214,7 +220,7 @@ def test_warned_once_and_again_when_it_has_grown(tmp_path, capfd):
 
         def hold(share):
             held.clear()
-            held.append(np.ones(int(base * share) // 8))
+            held.append(taken(int(base * share)))
 
         # The limit is 1.3 of what there is before; crossed at 2, 10 % more at 4, crossed anew at 8.
         shares = {2: 0.4, 3: 0.45, 4: 0.7, 5: 0.5, 6: 0.0, 8: 0.4, 9: 0.45}
@@ -249,7 +255,7 @@ def test_warned_once_and_again_when_it_has_grown(tmp_path, capfd):
 def test_two_processes_watch_themselves_and_one_speaks(tmp_path, capfd):
     def work(rank):
         monitor = ResourceMonitor(max_memory_mb=50, interval_seconds=0)
-        held = np.ones((1 + 300 * rank) * MIB // 8)
+        held = taken((1 + 300 * rank) * MIB)
         trainer = make_trainer(
             tmp_path / "out", [monitor], kind=HFTuneTrainer, arguments=HFTuneArguments, max_steps=4
         )

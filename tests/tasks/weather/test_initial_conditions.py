@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from processes import hold_pages, run_alone
+from processes import run_alone
 
 from hftune.tasks.weather.fields import FieldLayout
 from hftune.tasks.weather.initial_conditions import manifest_path, open_initial_conditions
@@ -270,7 +270,6 @@ def test_memory_of_writing_does_not_grow_with_the_rows(tmp_path):
             )
 
         written("few", 30)
-        hold_pages()
         with open("/proc/self/clear_refs", "w") as stream:
             stream.write("5")
         before = resident("VmRSS")

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from processes import hold_pages, run_alone
+from processes import run_alone
 
 from hftune.tasks.weather.raw_values import RawValues
 from hftune.utils.errors import DataError
@@ -131,7 +131,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         os.posix_fallocate(file.fileno(), 0, rows * 24 * 60 * 60 * 4)
         values = RawValues([(file.name, rows)], shape, "hwc")
         values[:4]
-        hold_pages()
         with open("/proc/self/clear_refs", "w") as stream:
             stream.write("5")
         before = resident("VmRSS")
