@@ -112,10 +112,11 @@ class LeadTimeMixin(StagedMixin):
         missing = self._in_first(lambda: self._missing_before(current))
         if not missing:
             return
+        planned = [self.plan.stages[number - 1] for number in missing]
+        self._in_first(lambda: check_models(planned, current.root, hashes=planned))
         for number in missing:
             stage = self._stage_at(number, current.root)
             self._say(f"{stage.title}: its states are not there any more, its model predicts again")
-            self._in_first(lambda stage=stage: check_models([stage.planned], stage.root))
             self._load_weights(stage.best_model)
             self._advance(stage, self.model.to(self.args.device))
             lead_time, fold = _place(stage.planned)

@@ -21,17 +21,18 @@ def check_past(plan: Plan, journal: Journal, root: Path) -> None:
         CheckpointError: If something is missing or has changed.
     """
     done = [stage for stage in plan.stages if journal.is_done(stage.name)]
-    check_models(done[:-1], root, hashes=False)
-    check_models(done[-1:], root)
+    check_models(done, root, hashes=done[-1:])
 
 
-def check_models(stages: Sequence[PlannedStage], root: Path, *, hashes: bool = True) -> None:
+def check_models(
+    stages: Sequence[PlannedStage], root: Path, hashes: Sequence[PlannedStage]
+) -> None:
     """Looks whether the best models of stages are what the stages left.
 
     Args:
         stages (sequence of PlannedStage): Stages that are done.
         root (Path): The run's folder.
-        hashes (bool): Whether to read the files, not only look at their sizes. Defaults to True.
+        hashes (sequence of PlannedStage): Those whose files are read, not only looked at.
 
     Raises:
         CheckpointError: If something is missing or has changed.
@@ -39,7 +40,7 @@ def check_models(stages: Sequence[PlannedStage], root: Path, *, hashes: bool = T
     problems = []
     for stage in stages:
         best = best_model(root, stage.name)
-        found = verify_checkpoint(best, hashes=hashes)
+        found = verify_checkpoint(best, hashes=stage in hashes)
         problems += [f"{best} is not what stage '{stage.title}' left: {p}" for p in found]
     if problems:
         raise CheckpointError(
