@@ -163,29 +163,30 @@ def test_killed_and_started_again(repository, home, config, finished, tmp_path):
     ]
 
 
-def test_a_process_for_each_stage(repository, home, config, tmp_path):
+def test_a_process_for_each_stage(repository, home, config, finished, tmp_path):
     """The script replaces itself: what the new processes arrive at is what one process does."""
-    arguments = (repository, home, "--config", config, "--start_ratio", "0.7", "--output_dir")
-    folder = tmp_path / "out"
-    said = run(*arguments, folder, "--isolate_stages", "true")
-    assert "stage 2 of 2" in said
-    run(*arguments, tmp_path / "one")
-    assert compared(folder) == compared(tmp_path / "one")
-    record = json.loads((folder / "run.json").read_text())
-    assert [a["status"] for a in record["attempts"]] == ["preempted", "completed"]
+    arguments = ("--config", config, "--output_dir", tmp_path, "--isolate_stages", "true")
+    said = run(repository, home, *arguments)
+    assert "stage 4 of 4" in said
+    assert compared(tmp_path) == compared(finished)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [a["status"] for a in record["attempts"]] == [*["preempted"] * 3, "completed"]
     assert record["status"] == "completed"
 
 
 def test_two_processes(repository, home, config, tmp_path):
     """Each stage in processes of its own, which meet again after each stage."""
     run(
-        *(repository, home, "--config", config, "--start_ratio", "0.7"),
+        *(repository, home, "--config", config, "--start_ratio", "0.4"),
         *("--output_dir", tmp_path, "--isolate_stages", "true"),
         processes=2,
     )
     results = json.loads((tmp_path / "progressive_training_results.json").read_text())
-    titles = [stage["title"] for stage in results["stages"]]
-    assert titles == ["70 % of the data", "100 % of the data"]
+    assert [s["title"] for s in results["stages"]] == [
+        "40 % of the data",
+        "70 % of the data",
+        "100 % of the data",
+    ]
 
 
 def test_bad_input_is_named_before_anything_is_written(repository, home, config, table, tmp_path):
