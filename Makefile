@@ -26,7 +26,7 @@ $(VENV)/.weather: $(VENV)/.python setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.weather
-	$(PIP) -e ".[weather,dev]"
+	$(PIP) -e ".[weather,vision,dev]"
 	@touch $@
 
 $(VENV)/.python:

@@ -1,0 +1,1 @@
+"""Ranking of images by quality, learnt from pairs."""
