@@ -97,9 +97,6 @@ class FeatureCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
 
-    def __len__(self) -> int:
-        return len(self._array)
-
     @property
     def array(self) -> np.memmap:
         """All rows ``[rows, D]``, read-only, as of the last :meth:`rows` or :meth:`append`."""

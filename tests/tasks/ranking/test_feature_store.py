@@ -71,7 +71,7 @@ def test_rows_are_found_by_their_keys(tmp_path):
     assert cache.rows(keys([4, 9, 1, 4])).tolist() == [3, -1, 0, 3]
     assert cache.missing(keys([9, 4, 8, 9])) == keys([9, 8])
     np.testing.assert_array_equal(cache.array, values([1, 2, 3, 4]))
-    assert len(cache) == 4
+    assert len(cache.array) == 4
     assert not cache.array.flags.writeable
 
 
@@ -112,7 +112,7 @@ def test_rows_of_another_size_are_refused(tmp_path):
         cache.append(keys([1]), values([1, 2]))
     with pytest.raises(ValueError, match="keys of 32 bytes"):
         cache.append([b"short"], values([1]))
-    assert len(FeatureCache.open(tmp_path, SPACE)) == 0
+    assert len(FeatureCache.open(tmp_path, SPACE).array) == 0
 
 
 def test_another_process_s_rows_are_seen(tmp_path):
@@ -197,7 +197,7 @@ def test_killed_at_each_write(tmp_path, synced):
     assert (space_folder(tmp_path) / "features.bin").stat().st_size == (synced + 1) // 2 * 4 * ROW
     fill(tmp_path, range(12))
     assert found(tmp_path, range(12)) == list(range(12))
-    assert len(FeatureCache.open(tmp_path, SPACE)) == 12
+    assert len(FeatureCache.open(tmp_path, SPACE).array) == 12
 
 
 def test_killed_at_any_time(tmp_path):
@@ -219,7 +219,9 @@ def test_killed_at_any_time(tmp_path):
     assert landed == 9
     fill(tmp_path, numbers, block=500)
     assert found(tmp_path, numbers) == numbers
-    assert len(FeatureCache.open(tmp_path, SPACE)) == len(numbers)  # nothing was written twice
+    assert len(FeatureCache.open(tmp_path, SPACE).array) == len(
+        numbers
+    )  # nothing was written twice
 
 
 def test_two_processes_fill_a_space_at_once(tmp_path):
@@ -230,8 +232,8 @@ def test_two_processes_fill_a_space_at_once(tmp_path):
     assert [finish(child) for child in children] == [0, 0]
     assert found(tmp_path, range(500)) == list(range(500))
     cache = FeatureCache.open(tmp_path, SPACE)
-    assert cache.verify(range(len(cache))).all()
-    assert 500 <= len(cache) <= 600
+    assert cache.verify(range(len(cache.array))).all()
+    assert 500 <= len(cache.array) <= 600
     owners = cache.array[:, 0].astype(int).tolist()
     rows = cache.rows(keys(owners))
     np.testing.assert_array_equal(cache.array[rows], cache.array)
@@ -278,7 +280,7 @@ def test_a_record_with_a_flipped_bit_is_not_used(tmp_path, byte):
     path.write_bytes(content)
     fill(tmp_path, range(4))
     assert found(tmp_path, range(4)) == [0, 1, 2, 3]
-    assert len(FeatureCache.open(tmp_path, SPACE)) == 5
+    assert len(FeatureCache.open(tmp_path, SPACE).array) == 5
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
