@@ -35,7 +35,7 @@ MAX_PIXELS = 178_956_970
 
 _SHOWN = 20  # problems that a message lists
 _SMALL = 32  # pixels; a side below is hardly a picture
-_COMPARED = 5000  # names in a folder up to which misspelt ones are looked for
+_COMPARED = 10_000  # names in a folder up to which misspelt ones are looked for
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # the frames of an MPO are one photograph
 _COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
