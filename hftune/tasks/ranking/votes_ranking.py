@@ -71,7 +71,7 @@ def bootstrap_votes(
 
     The votes on two images count as often as one is drawn times as often as the other. This
     covers what the images and what the votes happen to be; where each image is in few comparisons
-    the spread is too wide, at the most 1.7 times (the root of 3), and never too narrow.
+    the spread is too wide, by a factor of up to 1.7 (the root of 3): the interval is then cautious.
 
     Args:
         scores, images, votes: As for :func:`votes_accuracy`.
