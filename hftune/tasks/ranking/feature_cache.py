@@ -8,7 +8,6 @@ same backbone, without an image passing it again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import time
@@ -142,8 +141,7 @@ def row_keys(
         augmentation (Augmentation, *optional*): What makes the views from the second on.
         seed (int): Their randomness. Defaults to 0.
     """
-    settings = None if augmentation is None else dataclasses.asdict(augmentation)
-    how = json.dumps(settings, sort_keys=True)
+    how = json.dumps(augmentation and augmentation.settings(), sort_keys=True)
     keys = []
     for sha256 in hashes:
         keys.append(bytes.fromhex(sha256))
@@ -243,16 +241,23 @@ def compute_features(
         progress (bool): Whether to show a progress bar. Defaults to True.
 
     Raises:
-        ConfigurationError: If there are views and nothing that makes them.
+        ConfigurationError: If there are views and nothing that makes them, or the model has moved
+            to another kind of device since the cache was opened.
         DataError: With all images that cannot be read, once the others are kept; if the disk is
             too small.
     """
     if views < 1:
         raise ConfigurationError(f"views: found {views}, expected 1 or more")
-    if views > 1 and augmentation is None:
+    if views > 1 and (augmentation is None or augmentation.is_off):
         raise ConfigurationError(
             f"views: found {views} and no augmentation, so that all views would be the same: give "
             "an augmentation or 1 view"
+        )
+    device = next(model.backbone.parameters()).device.type
+    if device != cache.space["device"]:
+        raise ConfigurationError(
+            f"the feature cache was opened for {cache.space['device']}, but the model is on "
+            f"{device} now: move it before features_space"
         )
     keys = row_keys(hashes, views, augmentation, seed)
     places = _sound_rows(cache, keys)
@@ -276,8 +281,7 @@ def compute_features(
         if (places < 0).any():
             raise DataError(
                 f"{(places < 0).sum()} features are not in {cache.folder} though they were "
-                "computed: all processes need one folder that they share, on a disk that keeps "
-                "what is written."
+                "computed: all processes need one HFTUNE_HOME that they share."
             )
     return CachedFeatures(cache, places.reshape(-1, views))
 
@@ -349,12 +353,16 @@ def _fill(
     progress: bool,
 ) -> list[str]:
     """Computes this process's share; returns what is wrong with images."""
+    if not pixels.jobs:
+        return []
     count = sum(len(views) for _, views in pixels.jobs)
+    most = max(len(views) for _, views in pixels.jobs)
     need, free = count * cache.row_bytes, free_bytes(cache.folder)
     if need > free:
         raise DataError(
             f"the features of {len(pixels)} images need {human_bytes(need)}, but the disk of "
-            f"{cache.folder} has {human_bytes(free)} free: make room or give another folder."
+            f"{cache.folder} has {human_bytes(free)} free: make room, or set HFTUNE_HOME to a "
+            "larger disk."
         )
     device = next(model.backbone.parameters()).device
     autocast = torch.autocast(
@@ -362,9 +370,7 @@ def _fill(
     )
     loader = DataLoader(
         pixels,
-        batch_size=max(1, batch_size // max(len(views) for _, views in pixels.jobs))
-        if pixels.jobs
-        else 1,
+        batch_size=max(1, batch_size // most),
         num_workers=num_workers,
         collate_fn=list,
         pin_memory=device.type == "cuda",
@@ -392,7 +398,7 @@ def _fill(
 
 
 def _not_finite(path: Path, cache: FeatureCache) -> str:
-    advice = " (try --stored_dtype float32)" if cache.dtype.itemsize == 2 else ""
+    advice = " (try --feature_dtype float32)" if cache.dtype.itemsize == 2 else ""
     return f"{path}: its features are not finite{advice}"
 
 

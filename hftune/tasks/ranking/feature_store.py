@@ -9,7 +9,6 @@ one writes over it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -141,7 +140,7 @@ class FeatureCache:
             values (float32 array ``[n, D]``): Rounded to the stored dtype.
 
         Raises:
-            DataError: If the disk is full; earlier rows stay.
+            DataError: If the disk is full or cannot be written; earlier rows stay.
         """
         values = np.ascontiguousarray(values, self.dtype)
         if values.shape != (len(keys), self.feature_size) or {*map(len, keys)} - {_KEY_BYTES}:
@@ -162,11 +161,10 @@ class FeatureCache:
                 _write(features, count * self.row_bytes, values)
                 _write(index, count * _RECORD.itemsize, records)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
             raise DataError(
-                f"the disk of the feature cache {self.folder} is full: make room or give another "
-                "folder, and run again. What was computed until now is kept."
+                f"the feature cache {self.folder} cannot be written: {error.strerror}. Make room, "
+                "or set HFTUNE_HOME to another disk, and run again; rows that were appended before "
+                "are kept."
             ) from error
         self._refresh()
 

@@ -11,6 +11,7 @@ import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -91,6 +92,10 @@ class Brightness:
     """Stands for an augmentation."""
 
     amount: float = 0.5
+    is_off: ClassVar[bool] = False
+
+    def settings(self) -> dict:
+        return {"amount": self.amount}
 
     def augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         factor = 1 - rng.uniform(0, self.amount)
@@ -401,6 +406,16 @@ def test_views_need_an_augmentation(images, views, text):
         images.compute(Model(), views=views)
 
 
+def test_a_model_that_has_moved_is_refused(images):
+    space = features_space(Model(), Processor()) | {"device": "cuda"}
+    with pytest.raises(ConfigurationError) as error:
+        images.compute(Model(), FeatureCache.open(images.folder, space))
+    assert str(error.value) == (
+        "the feature cache was opened for cuda, but the model is on cpu now: move it before "
+        "features_space"
+    )
+
+
 def test_float16(images):
     model = Model()
     wanted = expected(model, images)[:, 0]
@@ -535,7 +550,7 @@ def test_features_that_are_not_finite_are_not_kept(images):
     with pytest.raises(DataError) as error:
         images.compute(model, images.cache(model, stored_dtype="float16"), encode=overflowing)
     assert str(error.value) == "3 images have no features, those of the others are kept:" + "".join(
-        f"\n  {images.paths[n]}: its features are not finite (try --stored_dtype float32)"
+        f"\n  {images.paths[n]}: its features are not finite (try --feature_dtype float32)"
         for n in (0, 4, 8)
     )
     assert len(images.cache(model, stored_dtype="float16").array) == 7
@@ -672,7 +687,7 @@ def test_a_process_that_fails_ends_the_others(images, tmp_path):
 def test_a_folder_that_is_not_shared_is_found(images, tmp_path):
     def work(rank: int) -> None:
         images.folder = tmp_path / f"of {rank}"
-        with pytest.raises(DataError, match="all processes need one folder that they share"):
+        with pytest.raises(DataError, match="all processes need one HFTUNE_HOME"):
             images.compute(Model())
 
     assert run_together(lambda rank: in_group(rank, work)) == [0, 0]

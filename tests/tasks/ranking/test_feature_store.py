@@ -303,5 +303,5 @@ def test_a_full_disk_is_named(tmp_path):
     cache = FeatureCache.open(tmp_path, SPACE)
     (cache.folder / "features.bin").unlink()
     (cache.folder / "features.bin").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="is full: make room or give another folder"):
+    with pytest.raises(DataError, match="cannot be written: No space left on device. Make room"):
         cache.append(keys([1]), values([1]))
