@@ -79,7 +79,8 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     - Of an animation or of several pages the first counts.
     - CMYK is converted by Pillow, which takes JPEGs in CMYK to be inverted, as Adobe's are.
     - Colour profiles are not applied: numbers are taken as sRGB, as in torchvision.
-    - Grey values in floating point or of 32 bits are refused, because their range is not known.
+    - Grey values in floating point, or of 32 bits where they exceed 16, are refused: their range is
+      not known.
 
     Args:
         source (path, bytes, binary file or PIL.Image.Image): A file stays open, and the bytes that
@@ -169,20 +170,20 @@ class FileFinder:
             name (str or path): Below the folder, with subfolders or without, or an absolute path.
         """
         path = self.folder / name
-        if path.is_file():
+        # os.path takes any text for a name; pathlib raises where it is too long to be one.
+        if os.path.isfile(path):
             return path
-        parts = Path(name).parts
         place = self.folder
-        for part in parts:
+        for part in Path(name).parts:
             exact = place / part
-            if exact.exists():
+            if os.path.exists(exact):
                 place = exact
                 continue
             found = self._listing(place).get(unicodedata.normalize("NFC", part))
             if found is None:
                 return None
             place = place / found
-        return place if place.is_file() else None
+        return place if os.path.isfile(place) else None
 
     def near(self, name: str | os.PathLike[str]) -> list[str]:
         """Returns names of files that may have been meant, at most three.
@@ -273,7 +274,11 @@ def _no_image(start: bytes, name: str) -> str:
 
 
 def _is_animated(image: ImageFile.ImageFile) -> bool:
-    return image.format in _ANIMATED and image.is_animated
+    """Whether there is a second frame or page; to be asked once the first is loaded."""
+    try:
+        return image.format in _ANIMATED and image.is_animated
+    except Exception:  # there is one, which is damaged and does not count
+        return True
 
 
 def _orientation(image: Image.Image) -> int:
@@ -326,11 +331,11 @@ def _inspected(path: str | os.PathLike[str]) -> ImageFacts | ImageProblem:
         with _problems_of(name):
             data = Path(path).read_bytes()
             image = _opened(io.BytesIO(data), name, MAX_PIXELS)
-            animated = _is_animated(image)
             width, height = image.size
             drafted = image.draft(None, (1, 1)) is not None  # only JPEGs can
             image.load()
             _check_values(image, name)
+            animated = _is_animated(image)
             if not drafted:
                 width, height = image.size  # of a TIFF known now: it turns itself
     except ImageProblem as problem:

@@ -27,6 +27,7 @@ from hftune.tasks.ranking.image_files import (
 from hftune.utils.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -209,6 +210,18 @@ def test_first_frame(tmp_path, kind):
     assert facts.animated and (facts.width, facts.height) == (40, 50)
 
 
+@pytest.mark.parametrize("lost", [1, 300, 1000])
+def test_a_damaged_second_frame_is_no_problem(tmp_path, lost):
+    path = tmp_path / "moving.gif"
+    still = encoded(PHOTO, "GIF")
+    data = encoded(PHOTO, "GIF", save_all=True, append_images=[PHOTO.rotate(180)])
+    path.write_bytes(data[:-lost])
+    np.testing.assert_array_equal(array(path), array(still))
+    assert inspect_images([path])[0].animated
+    path.write_bytes(still)
+    assert not inspect_images([path])[0].animated
+
+
 def test_an_image_of_one_pixel():
     np.testing.assert_array_equal(
         array(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")), [[[1, 2, 3]]]
@@ -250,8 +263,6 @@ def test_no_file_stays_open(tmp_path):
 
 
 # What cannot be read
-
-PHOTO = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -460,6 +471,15 @@ def test_a_folder_is_listed_once(tmp_path, monkeypatch):
     assert all(finder.find(f"꽃 {i}.jpg") for i in range(50))
     assert finder.find("나무.jpg") is None
     assert listed == [tmp_path]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a\0b", "long " * 100, "x/" * 3000, "꽃" * 200])
+def test_what_can_be_no_name_is_not_found(tmp_path, name):
+    finder = FileFinder(tmp_path)
+    assert finder.find(name) is None
+    assert finder.near(name) == []
+    with pytest.raises(ImageProblem):
+        load_image(tmp_path / name)
 
 
 def test_near_names(tmp_path):
