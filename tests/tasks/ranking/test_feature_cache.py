@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import run_alone, run_together
+from processes import finish, run_alone, run_together, start
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Dinov2Config
@@ -358,6 +358,27 @@ def test_images_of_which_no_two_are_alike_do_not_wait_for_ever(tmp_path):
     )  # fmt: skip
     assert max(waiting) <= 10
     np.testing.assert_array_equal(features.read(range(30)), expected(model, images)[:, 0])
+
+
+def test_images_that_wait_alone_do_not_part_those_that_come_together(tmp_path):
+    alone, pairs = [(4 + n, 4) for n in range(16)], [(4, 5 + n // 2) for n in range(10)]
+    model = Model()
+    make_images(tmp_path, 26, alone + pairs).compute(model)
+    assert [shape for shape in model.backbone.batches if shape[2] > 4] == [
+        (2, 3, 5 + n, 4) for n in range(5)
+    ]
+
+
+def test_two_runs_at_once(images):
+    def run() -> None:
+        features = images.compute(model, batch_size=1)
+        np.testing.assert_array_equal(features.read(range(10)), wanted)
+
+    model = Model()
+    wanted = expected(model, images)[:, 0]
+    assert [finish(child) for child in [start(run), start(run)]] == [0, 0]
+    images.compute(model)
+    assert model.backbone.passed == 0
 
 
 def test_workers_and_batches_change_nothing(images):
