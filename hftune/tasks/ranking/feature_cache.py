@@ -277,12 +277,13 @@ def compute_features(
                 model, cache, pixels, encode or model.encode, batch_size, num_workers, progress
             )
         )
+    if (places < 0).any():  # computed here, or by another process meanwhile
         places = _sound_rows(cache, keys)
-        if (places < 0).any():
-            raise DataError(
-                f"{(places < 0).sum()} features are not in {cache.folder} though they were "
-                "computed: all processes need one HFTUNE_HOME that they share."
-            )
+    if (places < 0).any():
+        raise DataError(
+            f"{(places < 0).sum()} features are not in {cache.folder} though they were computed: "
+            "all processes need one HFTUNE_HOME that they share."
+        )
     return CachedFeatures(cache, places.reshape(-1, views))
 
 

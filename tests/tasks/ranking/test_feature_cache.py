@@ -712,3 +712,17 @@ def test_a_folder_that_is_not_shared_is_found(images, tmp_path):
             images.compute(Model())
 
     assert run_together(lambda rank: in_group(rank, work)) == [0, 0]
+
+
+def test_a_folder_that_only_the_first_process_has_is_found(images, tmp_path):
+    images.compute(Model())
+
+    def work(rank: int) -> None:
+        if rank == 0:
+            assert len(images.compute(Model())) == 10
+            return
+        images.folder = tmp_path / "other"
+        with pytest.raises(DataError, match="10 features are not in .* need one HFTUNE_HOME"):
+            images.compute(Model())
+
+    assert run_together(lambda rank: in_group(rank, work)) == [0, 0]
