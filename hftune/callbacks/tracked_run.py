@@ -31,7 +31,11 @@ __all__ = ["recorded_run", "register_best_model", "run_callbacks", "start_run"]
 
 @contextlib.contextmanager
 def recorded_run(
-    settings: Resolved, args: TrainingArguments, arguments: TrackingArguments, task: str
+    settings: Resolved,
+    args: TrainingArguments,
+    arguments: TrackingArguments,
+    task: str,
+    wandb_names: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[RunRecord, list[TrainerCallback]]]:
     """Begins a recipe: says what its settings are and starts the record of its run.
 
@@ -40,10 +44,13 @@ def recorded_run(
         args (TrainingArguments): The training settings among them.
         arguments (TrackingArguments): The tracking settings among them.
         task (str): For example ``"aurora"``.
+        wandb_names (mapping, *optional*): Second names of values in Weights & Biases.
 
     Yields:
         The record, and the callbacks that its trainers get.
     """
+    if settings.is_given("wandb_project") and not settings.is_given("wandb"):
+        settings = settings.changed("wandb_project is given", wandb="auto")
     say(settings.show(changed_only=True))
     with start_run(
         args.output_dir,
@@ -52,7 +59,7 @@ def recorded_run(
         configuration=settings.as_dict(),
         seeds={"seed": args.seed, "data_seed": args.data_seed},
     ) as record:
-        yield record, run_callbacks(record, arguments)
+        yield record, run_callbacks(record, arguments, wandb_names)
 
 
 def start_run(
@@ -102,12 +109,17 @@ def start_run(
     )
 
 
-def run_callbacks(record: RunRecord, arguments: TrackingArguments) -> list[TrainerCallback]:
+def run_callbacks(
+    record: RunRecord,
+    arguments: TrackingArguments,
+    wandb_names: Mapping[str, str] | None = None,
+) -> list[TrainerCallback]:
     """Returns the callbacks that log a training into the record and its mirrors.
 
     Args:
         record (RunRecord): Of :func:`start_run`.
         arguments (TrackingArguments): Settings.
+        wandb_names (mapping, *optional*): Second names of values in Weights & Biases.
 
     Raises:
         ConfigurationError: If Weights & Biases is asked for and is not installed.
@@ -126,6 +138,7 @@ def run_callbacks(record: RunRecord, arguments: TrackingArguments) -> list[Train
                 mode=arguments.wandb,
                 run_id=record.values.get("wandb_run_id"),
                 on_run_id=lambda run_id: record.update(wandb_run_id=run_id),
+                also_as=wandb_names,
             )
         )
     return callbacks

@@ -90,6 +90,8 @@ class WandbCallback(StatefulCallback):
         on_run_id (callable, *optional*): Called with the id of the W&B run once it has started.
         log_model (bool): Whether to upload the model of the best checkpoint, or else of the last
             one, at the end of training; not of one that a signal stopped. Defaults to False.
+        also_as (mapping, *optional*): Second names of logged values, such as
+            ``{"eval/accuracy": "val/accuracy"}``. Defaults to none.
 
     Attributes:
         run_id (str or None): Id of the W&B run.
@@ -123,6 +125,7 @@ class WandbCallback(StatefulCallback):
         run_id: str | None = None,
         on_run_id: Callable[[str], None] | None = None,
         log_model: bool = False,
+        also_as: Mapping[str, str] | None = None,
     ) -> None:
         if mode not in _MODES:
             raise ConfigurationError(
@@ -140,6 +143,7 @@ class WandbCallback(StatefulCallback):
         self.config = dict(config or {})
         self.mode, self.run_id, self.on_run_id = mode, run_id, on_run_id
         self.uploads_model = log_model
+        self.also_as = dict(also_as or {})
         self._run: wandb.Run | None = None
         self._own = False  # the run is this callback's to finish
         self._off = mode == "disabled"
@@ -181,13 +185,17 @@ class WandbCallback(StatefulCallback):
             values = add_rouge_combined(logs or {})
             for name in _TOTALS & values.keys():
                 self._run.summary[name] = values.pop(name)
-            self._run.log({**rewrite_logs(values), **self._position})
+            self._run.log({**self._named(values), **self._position})
 
     def on_predict(self, args, state, control, metrics=None, model=None, **kwargs):
         if self._ready(args, state, model):
             with self._guarded("a log"):
                 values = add_rouge_combined(metrics or {})
-                self._run.log({**rewrite_logs(values), **self._position})
+                self._run.log({**self._named(values), **self._position})
+
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        named = rewrite_logs(values)
+        return named | {new: named[old] for old, new in self.also_as.items() if old in named}
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if not self._ready(args, state, model):

@@ -89,6 +89,29 @@ class Resolved:
                 sections.setdefault(row.section, {})[row.name] = entry
         return sections
 
+    def changed(self, source: str, **values: Any) -> Resolved:
+        """Returns the settings with other values, which the instances have from then on as well.
+
+        Args:
+            source (str): Where they come from, such as ``"preset small"``.
+            **values: By name of the setting.
+        """
+        for name, value in values.items():
+            for instance in self.values:
+                if name in {field.name for field in dataclasses.fields(instance)}:
+                    setattr(instance, name, value)
+        table = [
+            dataclasses.replace(row, value=values[row.name], source=source)
+            if row.name in values
+            else row
+            for row in self.table
+        ]
+        return dataclasses.replace(self, table=table)
+
+    def is_given(self, name: str) -> bool:
+        """Whether a setting has another source than its default."""
+        return any(row.name == name and row.source != "default" for row in self.table)
+
     def show(self, *, changed_only: bool = False) -> Table:
         """Returns the table for ``rich`` to print; of files it has the name only.
 

@@ -29,7 +29,8 @@ class TrackingArguments:
             versions of one model. Defaults to the experiment's name.
         wandb (str): Mirror the run in Weights & Biases: ``"off"``, ``"auto"`` (online where a login
             is found, else offline), ``"online"`` or ``"offline"``. Defaults to ``"off"``.
-        wandb_project (str): Defaults to ``"hftune"``.
+        wandb_project (str): Naming one turns the mirror on (``"auto"``) where ``wandb`` is not
+            given. Defaults to ``"hftune"``.
     """
 
     _section: ClassVar[str] = "tracking"
@@ -43,7 +44,10 @@ class TrackingArguments:
     )
     experiment_name: str | None = field(
         default=None,
-        metadata={"help": "Name of the run; by default that of output_dir. Names may repeat."},
+        metadata={
+            "help": "Name of the run; by default that of output_dir. Names may repeat.",
+            "aliases": ["wandb_run_name"],
+        },
     )
     experiment_description: str = field(
         default="", metadata={"help": "What the run is for, in any words."}
@@ -72,7 +76,10 @@ class TrackingArguments:
             "offline."
         },
     )
-    wandb_project: str = field(default="hftune", metadata={"help": "Project in Weights & Biases."})
+    wandb_project: str = field(
+        default="hftune",
+        metadata={"help": "Project in Weights & Biases; naming it turns the mirror on."},
+    )
 
     @staticmethod
     def check(values: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loss and its parts, summed between two lines of the log."""
+"""The loss and what else a model measures, summed between two lines of the log."""
 
 from __future__ import annotations
 
@@ -33,19 +33,23 @@ class LossWindow:
         self._loss = loss.clone() if self._loss is None else self._loss.add_(loss)
 
     @torch.no_grad()
-    def add_parts(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Adds a micro-batch's parts of the loss; those that are NaN (no data) do not count."""
-        values = torch.stack(list(losses.values())).float()
+    def add_parts(self, values_by_name: Mapping[str, torch.Tensor]) -> None:
+        """Adds what a micro-batch measured, by the names of the log; NaN (no data) does not count.
+
+        The names are the same in each call.
+        """
+        values = torch.stack(list(values_by_name.values())).float()
         if self._parts is None:
-            self._names = list(losses)
-            self._parts = values.new_zeros(2, len(losses))
+            self._names = list(values_by_name)
+            self._parts = values.new_zeros(2, len(values))
         self._parts += torch.stack([values.nan_to_num(0.0), (values == values).float()])
 
     def close(self, step: int, accelerator: Accelerator) -> dict[str, float]:
         """Ends the window after optimizer step ``step``.
 
         Returns:
-            ``loss``, the mean over the window's steps and all processes, and ``loss_<name>``.
+            ``loss``, the mean over the window's steps and all processes, and the means of the
+            parts.
         """
         logs = {}
         if self._loss is not None:
@@ -57,7 +61,7 @@ class LossWindow:
             for name, total, count in zip(
                 self._names, totals.tolist(), counts.tolist(), strict=True
             ):
-                logs[f"loss_{name}"] = total / count if count else math.nan
+                logs[name] = total / count if count else math.nan
         self._loss = self._parts = None
         self._closed_at = step
         return logs

@@ -13,7 +13,7 @@ import transformers
 from transformers.trainer_utils import TrainOutput
 
 from ..callbacks.state import StatefulCallback
-from ..utils.errors import CheckpointError, HftuneError
+from ..utils.errors import CheckpointError
 from ..utils.files import free_bytes, human_bytes, write_json
 from ..utils.modules import without_bars
 from ..utils.terminal import console
@@ -25,6 +25,7 @@ from .checkpoints import (
     verify_checkpoint,
 )
 from .conductor import AVERAGE_FILE
+from .first_process import in_first_process
 
 __all__ = ["WholeSaves", "is_disk_error"]
 
@@ -204,18 +205,7 @@ class WholeSaves:
 
     def _in_first(self, work: Callable[[], Any]) -> Any:
         """Does ``work`` in the first process; all of them have its result, or raise its error."""
-        outcome: list[Any] = [None, None]
-        if self.is_world_process_zero():
-            # An error of one process must end all of them, not leave the others waiting.
-            try:
-                outcome[0] = work()
-            except (HftuneError, OSError) as error:
-                outcome[1] = error
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        return in_first_process(work)
 
     def _gathered(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""

@@ -52,7 +52,8 @@ class HFTuneMixin(DurableRuns):
       ``accepts_loss_kwargs = True``. (The Trainer guesses from ``**kwargs`` in ``forward``, and
       multiplies loss and gradients by steps and processes where the guess is wrong.)
     - The parts of a loss that a model returns as ``losses`` (scalars by name) are logged as
-      ``loss_<name>``, averaged over the logging window and all processes.
+      ``loss_<name>``, and what it returns as ``measures`` by its names, averaged over the logging
+      window and all processes.
     - An ``evaluator`` adds its metrics to each evaluation, and its primary metric chooses the best
       model where ``metric_for_best_model`` is left open. Without an ``eval_dataset`` it is the
       whole evaluation.
@@ -185,8 +186,10 @@ class HFTuneMixin(DurableRuns):
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        if model.training and isinstance(outputs, Mapping) and outputs.get("losses"):
-            self.loss_window.add_parts(outputs["losses"])
+        if model.training and isinstance(outputs, Mapping):
+            parts = {f"loss_{name}": v for name, v in (outputs.get("losses") or {}).items()}
+            if parts := parts | dict(outputs.get("measures") or {}):
+                self.loss_window.add_parts(parts)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(

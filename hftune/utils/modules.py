@@ -1,16 +1,18 @@
-"""Small things about models: names of parameters, the mode of evaluation, progress bars."""
+"""Small things about models: names of parameters, weights that fit or not, progress bars."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
+
+from .errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["evaluating", "module_of", "parameter_name", "without_bars"]
+__all__ = ["evaluating", "module_of", "parameter_name", "raise_on_mismatch", "without_bars"]
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)\."
@@ -60,3 +62,39 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def raise_on_mismatch(
+    source: str,
+    *,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    reshaped: Collection[str],
+    advice: str,
+) -> None:
+    """Raises an error that lists weights which do not fit, if there are any.
+
+    Args:
+        source (str): Where the weights are from.
+        missing, unexpected, reshaped (collections of str): Names of weights that it lacks, that the
+            model lacks, and of another shape.
+        advice (str): What to do, the last line of the message.
+
+    Raises:
+        CheckpointError: If one of the three is not empty.
+    """
+    lines = [
+        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing from it", missing),
+            ("that the model does not have", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"the weights in {source} are of another architecture than the configuration:\n"
+            f"{listed}\n{advice}"
+        )

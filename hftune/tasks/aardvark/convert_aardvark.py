@@ -17,9 +17,10 @@ from transformers import PreTrainedConfig
 
 from hftune.utils.errors import CheckpointError, ConfigurationError, DataError
 from hftune.utils.files import atomic_write
+from hftune.utils.modules import raise_on_mismatch
 from hftune.utils.terminal import console, is_main_process
 
-from ..weather.weather_model import WeatherModel, raise_on_mismatch
+from ..weather.weather_model import WeatherModel
 from .configuration_aardvark import published_config
 from .encoder_presets import published_encoder_config
 from .modeling_aardvark import AardvarkProcessor

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from hftune.utils.errors import CheckpointError, ConfigurationError
+from hftune.utils.modules import raise_on_mismatch
 
-from ..weather.weather_model import raise_on_mismatch
 from .configuration_aurora import AuroraConfig
 from .modeling_aurora import AuroraForForecasting
 from .variants_aurora import VARIANTS

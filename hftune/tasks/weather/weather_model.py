@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hftune.utils.errors import CheckpointError, DataError
-from hftune.utils.modules import without_bars
+from hftune.utils.modules import raise_on_mismatch, without_bars
 
-__all__ = ["ForecastOutput", "WeatherModel", "raise_on_mismatch"]
+__all__ = ["ForecastOutput", "WeatherModel"]
 
 
 @dataclasses.dataclass
@@ -140,39 +139,3 @@ class WeatherModel(PreTrainedModel):
         for name in model._frozen:  # transformers makes every parameter that it loads anew
             model.get_parameter(name).requires_grad_(False)
         return (model, information) if wants_information else model
-
-
-def raise_on_mismatch(
-    source: str,
-    *,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    reshaped: Collection[str],
-    advice: str,
-) -> None:
-    """Raises an error that lists weights which do not fit, if there are any.
-
-    Args:
-        source (str): Where the weights are from.
-        missing, unexpected, reshaped (collections of str): Names of weights that it lacks, that the
-            model lacks, and of another shape.
-        advice (str): What to do, the last line of the message.
-
-    Raises:
-        CheckpointError: If one of the three is not empty.
-    """
-    lines = [
-        f"  {len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
-        for what, names in (
-            ("missing from it", missing),
-            ("that the model does not have", unexpected),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if lines:
-        listed = "\n".join(lines)
-        raise CheckpointError(
-            f"the weights in {source} are of another architecture than the configuration:\n"
-            f"{listed}\n{advice}"
-        )
