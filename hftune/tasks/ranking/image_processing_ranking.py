@@ -9,10 +9,12 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from ...utils.errors import ConfigurationError, DataError, did_you_mean
 from ...utils.terminal import say
+from .configuration_ranking import PairwiseRankingConfig
 from .image_files import ImageSource, load_image
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "RESIZE_MODES", "RankingImageProcessor"]
@@ -42,7 +44,8 @@ class _Settings(TypedDict, total=False):
 class RankingImageProcessor(BaseImageProcessor):
     """Resizes images as a judgement of their quality needs it, and normalises their colours.
 
-    Saved as ``preprocessor_config.json``. Resizing is bicubic, with antialiasing where it shrinks.
+    Saved as ``preprocessor_config.json``, and loaded by its own ``from_pretrained`` or that of
+    ``AutoImageProcessor``. Resizing is bicubic, with antialiasing where it shrinks.
 
     Args:
         size (int): Side in pixels. One that is no multiple of ``patch_size`` is rounded down to
@@ -244,3 +247,11 @@ def _are_three(values: Any) -> bool:
         and len(values) == 3
         and all(isinstance(value, (int, float)) for value in values)
     )
+
+
+# Both names: transformers asks for the one where torchvision is installed, else for the other.
+AutoImageProcessor.register(
+    PairwiseRankingConfig,
+    image_processor_classes={"torchvision": RankingImageProcessor, "pil": RankingImageProcessor},
+    exist_ok=True,
+)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
+from transformers import AutoImageProcessor
 
 from hftune.tasks.ranking.image_files import ImageProblem
 from hftune.tasks.ranking.image_processing_ranking import (
@@ -162,7 +163,7 @@ def test_saved_and_loaded(tmp_path, mode):
     processor.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["preprocessor_config.json"]
     image = picture(130, 70)
-    for cls in (RankingImageProcessor,):
+    for cls in (RankingImageProcessor, AutoImageProcessor):
         loaded = cls.from_pretrained(tmp_path)
         assert type(loaded) is RankingImageProcessor
         assert loaded.to_dict() == processor.to_dict()
