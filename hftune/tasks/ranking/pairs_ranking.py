@@ -9,28 +9,33 @@ from torch.utils.data import Sampler
 
 from ...utils.errors import ConfigurationError, did_you_mean
 from ...utils.seeds import derive_seed
+from .scores_ranking import MOST_TIERS
 
 __all__ = [
     "ImageSampler",
     "PairIndex",
     "PairSampler",
     "Permutation",
+    "hashed",
+    "least_gap",
     "tier_pair_matrix",
 ]
 
 _CHUNK = 1 << 14
+_BINS = 8  # parts of the range of scores that each batch of images has
 
 
 class PairIndex:
     """All pairs of images whose targets differ, each once, numbered from 0.
 
     Images are sorted by target. The pairs of an image with those below it are neighbours in the
-    numbering, so that the running sum of how many lie below each image is all that is kept: 16
-    bytes an image, where a list of the pairs of 10,000 images takes gigabytes.
+    numbering, so that the running sum of how many lie below each image finds them: 32 bytes an
+    image, where a list of the pairs of 10,000 images takes gigabytes.
 
     Args:
         targets (float array ``[N]``): Tiers counted from the worst, or scores; larger is better.
-        min_gap (float): Least difference of the two targets of a pair. Defaults to 0: any.
+        min_gap (float): Least difference of the two targets of a pair, see :func:`least_gap`.
+            Defaults to 0: any.
 
     Example:
         >>> index = PairIndex(np.array([3.0, 0.0, 1.0, 0.0]))  # S, C, B, C
@@ -50,7 +55,8 @@ class PairIndex:
         ascending = targets[self._order]
         below = np.searchsorted(ascending, ascending, "left")
         if min_gap > 0:
-            below = np.minimum(below, np.searchsorted(ascending, ascending - min_gap, "right"))
+            far = np.searchsorted(ascending, ascending - least_gap(min_gap), "right")
+            below = np.minimum(below, far)
         self._ends = np.cumsum(below)
         self._starts = self._ends - below
         self._rank = np.empty_like(self._order)
@@ -84,6 +90,13 @@ class PairIndex:
         return self._starts[ranks[..., 0]] + ranks[..., 1]
 
 
+def least_gap(gap: float) -> float:
+    """Returns what a difference must reach to be a gap: scores of 0.3 and 0.2 are 0.1 apart, and
+    their difference in binary is a little less.
+    """
+    return gap * (1 - 1e-9)
+
+
 class Permutation:
     """A random order of ``0 ... count - 1`` of which any part can be asked for, in constant memory.
 
@@ -102,7 +115,7 @@ class Permutation:
         self.count = count
         self._half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
         self._mask = np.uint64((1 << int(self._half)) - 1)
-        self._keys = [np.uint64(derive_seed(seed, "feistel", i)) for i in range(self._ROUNDS)]
+        self._keys = [derive_seed(seed, "feistel", i) for i in range(self._ROUNDS)]
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Returns the numbers at some positions of the order.
@@ -121,12 +134,23 @@ class Permutation:
     def _once(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._half, values & self._mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._mask)
+            left, right = right, left ^ (hashed(right, key) & self._mask)
         return (left << self._half) | right
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele and others, 2014): each bit depends on all bits."""
+def hashed(values: np.ndarray, key: int) -> np.ndarray:
+    """Returns random numbers that depend on a value and a key each.
+
+    It is the finaliser of SplitMix64 (Steele and others, 2014): each bit depends on all bits.
+
+    Args:
+        values (int array ``[P]``): From 0.
+        key (int): A number of :func:`~hftune.utils.seeds.derive_seed`.
+
+    Returns:
+        uint64 ``[P]``.
+    """
+    values = values.astype(np.uint64) ^ np.uint64(key)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -168,8 +192,13 @@ def tier_pair_matrix(
                 f"tier_pair_weights: {name!r} has the tiers the wrong way round: the order is "
                 f"{' > '.join(tiers)}"
             )
-        elif not weight >= 0:
+        elif not 0 <= weight < np.inf:
             problems.append(f"tier_pair_weights: {name!r} has {weight}, expected 0 or more")
+        elif not matrix[target[better], target[worse]]:
+            problems.append(
+                f"tier_pair_weights: {name!r} has a weight, and min_tier_gap {min_tier_gap} leaves "
+                "these pairs out"
+            )
         else:
             matrix[target[better], target[worse]] *= weight
     if not problems and not matrix.any():
@@ -183,8 +212,12 @@ def tier_pair_matrix(
 
 
 class ImageSampler(Sampler[int]):
-    """Goes through all images once an epoch, so that each stretch of them has the tiers (or the
-    range of scores) in their proportions, and all pairs of a batch can be used.
+    """Goes through all images once an epoch, so that all pairs of a batch can be used.
+
+    Each stretch of the epoch has the tiers in their proportions (or, where there are more than
+    50 different scores, the parts of their range). Batches of three images or more have two tiers
+    at least, as far as there are enough images that are not of the largest one; a short batch of
+    two at the end has them too.
 
     Args:
         targets (float array ``[N]``): Of the images.
@@ -192,47 +225,71 @@ class ImageSampler(Sampler[int]):
     """
 
     def __init__(self, targets: np.ndarray, seed: int) -> None:
-        self.targets, self.seed, self.epoch = np.asarray(targets), seed, 0
+        self.seed, self.epoch = seed, 0
+        _, group, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+        if len(sizes) > MOST_TIERS:
+            middle = np.cumsum(sizes) - sizes / 2  # equal scores stay together
+            group = (middle * _BINS / len(group)).astype(np.int64)[group]
+        self._group = group
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self._group)
 
     def __iter__(self) -> Iterator[int]:
         draw = np.random.default_rng(derive_seed(self.seed, "images", self.epoch))
-        count = len(self.targets)
-        shuffled = draw.permutation(count)
-        # Tiers, or neighbours in score, are spread evenly over the epoch, each from a random start.
-        _, group, sizes = np.unique(self.targets, return_inverse=True, return_counts=True)
-        if len(sizes) > count / 4:
-            rank = np.argsort(np.argsort(self.targets[shuffled], kind="stable"))
-            group = np.empty(count, np.int64)
-            group[shuffled] = rank * 8 // max(count, 1)
-            sizes = np.bincount(group)
-        place = np.empty(count)
-        for number, size in enumerate(sizes):
-            mine = shuffled[group[shuffled] == number]
-            place[mine] = (np.arange(size) + draw.random()) / max(size, 1)
-        yield from np.argsort(place + 1e-9 * draw.random(count)).tolist()
+        sizes = np.bincount(self._group)
+        order = np.empty(0, np.int64)
+        # What is not of the largest tier is spread evenly over the epoch, and within that what is
+        # not of the next: three neighbours are never of one tier where that can be.
+        for group in np.argsort(sizes, kind="stable"):
+            members = draw.permutation(np.flatnonzero(self._group == group))
+            order = _spread(order, members, draw)
+        # The epoch begins anywhere, but ends with images of two tiers: the last batch may be short.
+        tiers = self._group[order]
+        changes = np.flatnonzero(tiers != np.roll(tiers, 1))
+        if len(changes):
+            order = np.roll(order, -1 - draw.choice(changes))
+        yield from order.tolist()
+
+
+def _spread(these: np.ndarray, others: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Spreads ``these`` evenly among others, both in their order."""
+    count = len(these) + len(others)
+    if not len(these) or not len(others):
+        return np.concatenate([these, others])
+    places = (np.arange(len(these)) * count + draw.integers(count)) // len(these)
+    free = np.ones(count, bool)
+    free[places] = False
+    merged = np.empty(count, np.int64)
+    merged[places], merged[free] = these, others
+    return merged
 
 
 class PairSampler(Sampler[int]):
     """Draws pairs, by their number in a :class:`PairIndex`.
 
-    Without weights an epoch is a part of a random order of all pairs, and the next epoch goes on in
-    an order of its own: no pair comes twice in an epoch. With weights pairs are drawn with
-    replacement. Memory does not grow with the number of pairs.
+    Without weights an epoch is a random order of all pairs, or the beginning of one, and each epoch
+    has its own: no pair comes twice in an epoch. With weights pairs are drawn with replacement.
+    Memory does not grow with the number of pairs.
 
     Args:
         index (PairIndex): The pairs.
         seed (int): Of the order.
         pairs_per_epoch (int, *optional*): Defaults to all.
         targets (float array ``[N]``, *optional*): Tiers of the images, for weights.
-        weights (float array ``[K, K]``, *optional*): Of :func:`tier_pair_matrix`: a pair is drawn
-            in proportion to its weight.
+        weights (float array ``[K, K]``, *optional*): Of :func:`tier_pair_matrix`, with the
+            ``min_tier_gap`` of the index: a pair is drawn in proportion to its weight.
+
+    Raises:
+        ConfigurationError: If no pair of the images has a weight.
+
+    Example:
+        >>> sampler = PairSampler(dataset.index, seed=42, pairs_per_epoch=50_000)
+        >>> loader = DataLoader(dataset, batch_size=32, sampler=sampler)
     """
 
     def __init__(
@@ -247,10 +304,16 @@ class PairSampler(Sampler[int]):
         self._count = pairs_per_epoch or len(index)
         if weights is None:
             self._count = min(self._count, len(index))
-        self._weights = weights
-        self._tiers: list[np.ndarray] = []
+        self._chances: np.ndarray | None = None
         if weights is not None:
             self._tiers = [np.flatnonzero(targets == tier) for tier in range(len(weights))]
+            sizes = np.array([len(rows) for rows in self._tiers], np.float64)
+            chances = (weights * np.outer(sizes, sizes)).ravel()
+            if not chances.any():
+                raise ConfigurationError(
+                    "no pair is left: tier_pair_weights are 0 for all tiers that the images have"
+                )
+            self._chances = chances / chances.sum()
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, counted from 0."""
@@ -264,16 +327,14 @@ class PairSampler(Sampler[int]):
         order = Permutation(len(self.index), seed)
         for start in range(0, self._count, _CHUNK):
             positions = np.arange(start, min(start + _CHUNK, self._count))
-            if self._weights is None:
+            if self._chances is None:
                 yield from order(positions).tolist()
             else:
                 yield from self._drawn(len(positions), derive_seed(seed, start)).tolist()
 
     def _drawn(self, count: int, seed: int) -> np.ndarray:
         draw = np.random.default_rng(seed)
-        sizes = np.array([len(rows) for rows in self._tiers], np.float64)
-        chances = (self._weights * np.outer(sizes, sizes)).ravel()
-        blocks = draw.choice(len(chances), count, p=chances / chances.sum())
+        blocks = draw.choice(len(self._chances), count, p=self._chances)
         pairs = np.empty((count, 2), np.int64)
         for block in np.unique(blocks):
             here = np.flatnonzero(blocks == block)
