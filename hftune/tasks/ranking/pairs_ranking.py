@@ -216,8 +216,7 @@ class ImageSampler(Sampler[int]):
 
     Each stretch of the epoch has the tiers in their proportions (or, where there are more than
     50 different scores, the parts of their range). Batches of three images or more have two tiers
-    at least, as far as there are enough images that are not of the largest one; a short batch of
-    two at the end has them too.
+    at least, as far as there are enough images that are not of the largest one.
 
     Args:
         targets (float array ``[N]``): Of the images.
@@ -248,11 +247,6 @@ class ImageSampler(Sampler[int]):
         for group in np.argsort(sizes, kind="stable"):
             members = draw.permutation(np.flatnonzero(self._group == group))
             order = _spread(order, members, draw)
-        # The epoch begins anywhere, but ends with images of two tiers: the last batch may be short.
-        tiers = self._group[order]
-        changes = np.flatnonzero(tiers != np.roll(tiers, 1))
-        if len(changes):
-            order = np.roll(order, -1 - draw.choice(changes))
         yield from order.tolist()
 
 

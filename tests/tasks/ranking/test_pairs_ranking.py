@@ -294,11 +294,25 @@ def test_batches_have_two_tiers_where_there_are_enough_images(name, size):
         batches = batches_of(sampler, size)
         assert sorted(image for batch in batches for image in batch) == list(range(len(targets)))
         mixed = [len(np.unique(targets[batch])) > 1 for batch in batches]
-        possible = sum(len(batch) > 1 for batch in batches)
-        # A short batch may hold one more of the others than would be best.
-        assert sum(mixed) >= min(possible, others - (len(batches[-1]) < size))
-        if len(batches[-1]) > 1 and others:
-            assert mixed[-1]
+        # Wherever that is possible, but for a short batch at the end.
+        short = len(batches[-1]) < size
+        assert sum(mixed) >= min(len(batches) - short, others - short)
+
+
+def test_a_short_batch_at_the_end_has_two_tiers_where_none_is_the_most():
+    sampler = ImageSampler(np.arange(62) % 4.0, seed=0)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        last = batches_of(sampler, 10)[-1]
+        assert len(last) == len({image % 4 for image in last}) == 2
+
+
+def test_a_rare_image_is_anywhere_in_the_epoch():
+    sampler = ImageSampler(np.repeat([0.0, 1.0], [1, 99]), seed=0)
+    places = [epoch_of(sampler, epoch).index(0) for epoch in range(300)]
+    assert min(places) < 5
+    assert max(places) > 94
+    assert abs(np.mean(places) - 49.5) < 6
 
 
 def test_batches_have_the_tiers_in_their_proportions():
