@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["histogram_figure", "reliability_figure", "scatter_figure", "tiers_figure"]
 
-_BLUE, _ORANGE = "#3f83d6", "#e08a3c"  # seen on white and on black
+_BLUE, _ORANGE = "#4a8de0", "#e08a3c"  # seen on white and on black
 _DRAWN = 1500  # points from which on they are drawn as pixels
 
 

@@ -240,7 +240,7 @@ def _baseline_verdict(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
     if entry["difference"] <= 0:
         return "warning", f"No better than {number}, which has {entry['accuracy']:.3f}."
     if entry["difference_interval"][0] <= 0:
-        return "note", (
+        return "warning", (
             f"Not clearly better than {number}: {gain} points, the interval goes from {low} to "
             f"{high}."
         )

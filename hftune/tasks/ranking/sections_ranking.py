@@ -91,7 +91,7 @@ def _scores_section(
     if scores["tier_pairs"]:
         _tier_table(left, scores)
         rows = [
-            (tier, np.flatnonzero(evaluator.targets == len(table.tiers) - 1 - place))
+            (shown_name(tier), np.flatnonzero(evaluator.targets == len(table.tiers) - 1 - place))
             for place, tier in enumerate(table.tiers)
         ]
         right.figure(
