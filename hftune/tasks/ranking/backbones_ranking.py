@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,15 +18,19 @@ from .configuration_ranking import PairwiseRankingConfig
 
 __all__ = [
     "TIMM",
+    "BackboneFacts",
     "backbone_config",
     "blocks_of",
+    "channels_last",
     "class_tokens",
+    "facts_of",
     "load_backbone",
     "make_trainable",
     "new_backbone",
     "patch_size_of",
     "pool",
     "prefix_tokens",
+    "still_modules",
 ]
 
 TIMM = "timm:"
@@ -148,7 +154,7 @@ def _tokens_named(backbone: nn.Module, endings: Sequence[str]) -> int:
     return sum(
         parameter.shape[-2] if parameter.ndim > 1 else 1
         for name, parameter in backbone.named_parameters()
-        if name.endswith(tuple(endings))
+        if name.endswith(tuple(endings)) and not name.startswith("head.")
     )
 
 
@@ -191,39 +197,113 @@ def patch_size_of(config: PreTrainedConfig) -> int:
     """Returns the side of a backbone's patches in pixels; 1 where images may have any size."""
     size = getattr(config, "patch_size", None)
     if size is None and getattr(config, "architecture", None):
-        import timm
-
-        with torch.device("meta"):
-            model = timm.create_model(config.architecture, num_classes=0, **config.model_args)
-        size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+        size = getattr(getattr(_on_meta(config).timm_model, "patch_embed", None), "patch_size", 1)
     return max(size) if isinstance(size, (list, tuple)) else size or 1
+
+
+# What an image becomes
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneFacts:
+    """What a backbone makes of an image.
+
+    Attributes:
+        width (int): Numbers of each token or place.
+        is_map (bool): Whether they are a map ``[C, H, W]`` or ``[H, W, C]`` in place of tokens.
+        unused (frozenset of str): Parameters that they do not depend on, such as those of a pooling
+            layer of its own.
+        linear (tuple of str): Linear layers that can have adapters: they depend on them, and these
+            are called, where some models use their weights alone.
+    """
+
+    width: int
+    is_map: bool
+    unused: frozenset[str]
+    linear: tuple[str, ...]
+
+
+def facts_of(config: PreTrainedConfig) -> BackboneFacts:
+    """Finds out what a backbone makes of an image, on the meta device: without weights or numbers.
+
+    Args:
+        config (PreTrainedConfig): Of the backbone.
+
+    Raises:
+        ConfigurationError: If it is not a model of images.
+    """
+    backbone = _on_meta(config).requires_grad_(True)
+    sides = getattr(config, "image_size", None) or (
+        (getattr(config, "model_args", None) or {}).get("img_size", 224)
+    )
+    height, width = sides if isinstance(sides, (list, tuple)) else (sides, sides)
+    called: set[nn.Module] = set()
+    linear = {n: module for n, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    for module in linear.values():
+        module.register_forward_hook(lambda layer, *_: called.add(layer))
+    try:
+        with torch.enable_grad():
+            pixels = torch.empty(1, 3, height, width, device="meta")
+            hidden = backbone(pixel_values=pixels).last_hidden_state
+            total = hidden.sum()
+    except Exception as error:  # whatever the code of a model of something else raises
+        raise ConfigurationError(
+            f"backbone: a {type(backbone).__name__} is not a vision model that makes tokens or a "
+            f"map of an image ({type(error).__name__}: {error})"
+        ) from error
+    names, parameters = zip(*backbone.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    unused = frozenset(n for n, g in zip(names, gradients, strict=True) if g is None)
+    return BackboneFacts(
+        width=hidden.shape[-1 if hidden.ndim == 3 or channels_last(backbone) else 1],
+        is_map=hidden.ndim == 4,
+        unused=unused,
+        linear=tuple(n for n, m in linear.items() if m in called and f"{n}.weight" not in unused),
+    )
+
+
+def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return new_backbone(config)
+
+
+def channels_last(backbone: nn.Module) -> bool:
+    """Returns whether a backbone's maps are ``[B, H, W, C]``."""
+    timm_model = getattr(backbone, "timm_model", None)
+    return getattr(timm_model, "output_fmt", "NCHW") == "NHWC"
 
 
 # What trains
 
 
 def blocks_of(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Returns a backbone's blocks in their order: the longest list of modules in it, or the stages
-    of a convolutional one.
+    """Returns a backbone's blocks in their order: its layers, or the stages of a convolutional one.
+
+    They are the largest series of modules that are numbered within one parent, as ``layer.0``,
+    ``layer.1``, ... or ``layer1``, ``layer2``, ...
 
     Args:
         backbone (torch.nn.Module): A vision model.
     """
-    lists = [
-        (name, module)
-        for name, module in backbone.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1
-    ]
-    # Of transformers this is the list of layers; those within layers are shorter or come later.
-    outer = [(n, m) for n, m in lists if not any(n.startswith(f"{o}.") for o, _ in lists if o != n)]
-    if not outer:
-        return [("", backbone)]
-    name, module = max(outer, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
-    return [(f"{name}.{i}", block) for i, block in enumerate(module)]
+    series: dict[tuple[str, str], list[tuple[str, nn.Module]]] = {}
+    for parent, module in backbone.named_modules():
+        for name, child in module.named_children():
+            if stem := re.fullmatch(r"(\D*)\d+", name):
+                full = f"{parent}.{name}".removeprefix(".")
+                series.setdefault((parent, stem[1]), []).append((full, child))
+    # A series is larger than those within its members, or as large and found before them.
+    return max(series.values(), key=_parameters_in, default=[("", backbone)])
+
+
+def _parameters_in(blocks: list[tuple[str, nn.Module]]) -> int:
+    return sum(parameter.numel() for _, block in blocks for parameter in block.parameters())
 
 
 def make_trainable(backbone: nn.Module, config: PairwiseRankingConfig) -> None:
     """Freezes a backbone, unfreezes its last blocks, or gives it adapters, as a model says.
+
+    Parameters that features do not depend on stay frozen: a group of processes would wait for their
+    gradients.
 
     Args:
         backbone (torch.nn.Module): Changed in place.
@@ -233,7 +313,14 @@ def make_trainable(backbone: nn.Module, config: PairwiseRankingConfig) -> None:
         ConfigurationError: If peft is not installed, no layer has a name of
             ``lora_target_modules``, or there are fewer blocks.
     """
-    backbone.requires_grad_(not config.freeze_backbone)
+    backbone.requires_grad_(False)
+    if not config.trains_backbone:
+        return
+    facts = facts_of(backbone.config)
+    if config.lora_rank:
+        _add_adapters(backbone, config, facts.linear)
+        return
+    parameters = list(backbone.named_parameters())
     if count := config.unfreeze_last_blocks:
         blocks = blocks_of(backbone)
         if count > len(blocks):
@@ -241,42 +328,52 @@ def make_trainable(backbone: nn.Module, config: PairwiseRankingConfig) -> None:
                 f"unfreeze_last_blocks: found {count}, but the backbone has {len(blocks)} blocks; "
                 "freeze_backbone false trains all of it"
             )
-        last = [module for _, module in blocks[-count:]]
-        # The normalisation behind the last block is a part of what it learns.
-        last += [
-            module
-            for name, module in backbone.named_children()
-            if isinstance(module, nn.LayerNorm) or name in ("norm", "layernorm", "post_layernorm")
-        ]
-        for module in last:
-            module.requires_grad_(True)
-    if config.lora_rank:
-        _add_adapters(backbone, config)
+        # The last blocks and all behind them, such as the last normalisation.
+        names = [name for name, _ in parameters]
+        start = f"{blocks[-count][0]}."
+        parameters = parameters[next(i for i, name in enumerate(names) if name.startswith(start)) :]
+    for name, parameter in parameters:
+        parameter.requires_grad_(name not in facts.unused)
 
 
-def _add_adapters(backbone: nn.Module, config: PairwiseRankingConfig) -> None:
+def still_modules(module: nn.Module) -> list[nn.Module]:
+    """Returns the largest parts of a module in which there are parameters and none of them trains.
+
+    Args:
+        module (torch.nn.Module): A backbone, after :func:`make_trainable`.
+    """
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return [module]
+    return [still for child in module.children() for still in still_modules(child)]
+
+
+def _add_adapters(
+    backbone: nn.Module, config: PairwiseRankingConfig, linear: Sequence[str]
+) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ConfigurationError(
             "lora_rank needs the peft library: pip install 'hftune[peft]'"
         ) from error
-    targets: str | list[str] = config.lora_target_modules
-    linear = [n for n, module in backbone.named_modules() if isinstance(module, nn.Linear)]
-    if targets == "all-linear":
-        targets = linear
-    elif isinstance(targets, str):
-        targets = [targets]
-    if not any(n == t or n.endswith(f".{t}") for n in linear for t in targets):
-        ends = sorted({n.rpartition(".")[2] for n in linear})
+    wanted = config.lora_target_modules
+    ends = [wanted] if isinstance(wanted, str) else wanted
+    chosen = [
+        name
+        for name in linear
+        if wanted == "all-linear" or any(f".{name}".endswith(f".{end}") for end in ends)
+    ]
+    if not chosen:
+        known = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigurationError(
-            f"lora_target_modules: no linear layer of the backbone is named "
-            f"{', '.join(targets) or 'so'}; there are {', '.join(ends) or 'none'}"
+            f"lora_target_modules: found {', '.join(ends)}, but the backbone's linear layers that "
+            f"can have adapters are {', '.join(known) or 'none'}"
         )
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=chosen,
     )
     inject_adapter_in_model(lora, backbone)

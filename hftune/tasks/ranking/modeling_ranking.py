@@ -23,13 +23,16 @@ from ...utils.modules import evaluating, raise_on_mismatch, without_bars
 from .backbones_ranking import (
     TIMM,
     backbone_config,
+    channels_last,
     class_tokens,
+    facts_of,
     load_backbone,
     make_trainable,
     new_backbone,
     patch_size_of,
     pool,
     prefix_tokens,
+    still_modules,
 )
 from .configuration_ranking import PairwiseRankingConfig
 from .image_processing_ranking import RankingImageProcessor
@@ -181,8 +184,8 @@ class PairwiseRankingModel(PreTrainedModel):
         self.backbone = new_backbone(config.backbone_config) if backbone is None else backbone
         make_trainable(self.backbone, config)
         self._prefix_tokens = prefix_tokens(self.backbone)
-        timm_model = getattr(self.backbone, "timm_model", None)
-        self._channels_last = getattr(timm_model, "output_fmt", "NCHW") == "NHWC"
+        self._still = still_modules(self.backbone)
+        self._channels_last = channels_last(self.backbone)
         # Position embeddings of these are for one size unless they are told to stretch.
         arguments = inspect.signature(self.backbone.forward).parameters
         self._sizes = (
@@ -202,12 +205,12 @@ class PairwiseRankingModel(PreTrainedModel):
         """None, as for :meth:`get_input_embeddings`."""
 
     def train(self, mode: bool = True) -> PairwiseRankingModel:
-        """Sets the mode; a backbone of which nothing trains stays in evaluation mode, so that its
-        dropout and its batch statistics stay still.
+        """Sets the mode; parts of the backbone in which nothing trains stay in evaluation mode, so
+        that their dropout and their batch statistics stay still.
         """
         super().train(mode)
-        if not self.config.trains_backbone:
-            self.backbone.eval()
+        for module in self._still:
+            module.eval()
         return self
 
     # Forward
@@ -448,29 +451,20 @@ def ranking_config(backbone: PreTrainedModel, **settings: Any) -> PairwiseRankin
     Raises:
         ConfigurationError: With all that is wrong.
     """
-    has_class = class_tokens(backbone)
+    facts = facts_of(backbone.config)
+    has_class = class_tokens(backbone) and not facts.is_map
     pooling = settings.pop("pooling", None) or ("cls_mean" if has_class else "mean")
     if pooling in ("cls", "cls_mean") and not has_class:
         raise ConfigurationError(
             f"pooling {pooling} needs a class token, which a {type(backbone).__name__} does not "
             "have: use mean"
         )
-    size = _hidden_size(backbone)
     return PairwiseRankingConfig(
         backbone_config=backbone.config,
-        feature_size=2 * size if pooling == "cls_mean" else size,
+        feature_size=2 * facts.width if pooling == "cls_mean" else facts.width,
         pooling=pooling,
         **settings,
     )
-
-
-def _hidden_size(backbone: PreTrainedModel) -> int:
-    timm_model = getattr(backbone, "timm_model", None)
-    if timm_model is not None:
-        return timm_model.num_features
-    config = backbone.config
-    sizes = getattr(config, "hidden_sizes", None)
-    return sizes[-1] if sizes else config.hidden_size
 
 
 def make_processor(

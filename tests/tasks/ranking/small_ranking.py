@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import (
     ResNetConfig,
     SiglipVisionConfig,
     SwinConfig,
+    TimmWrapperConfig,
     ViTConfig,
 )
 
@@ -57,6 +59,32 @@ BACKBONES: dict[str, PreTrainedConfig] = {
 }
 """Configurations of tiny backbones by family; copy one before you change it."""
 
+_TIMM_LAYERS = {"img_size": SIZE, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
+_TIMM_VIT = {**_TIMM_LAYERS, "dynamic_img_size": True}
+_TIMM_WINDOWS = {
+    "img_size": SIZE, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2],
+    "window_size": 4,
+}  # fmt: skip
+
+
+def _timm(architecture: str, **model_args) -> PreTrainedConfig:
+    return TimmWrapperConfig(architecture=architecture, model_args=model_args, do_pooling=False)
+
+
+TIMM_BACKBONES: dict[str, PreTrainedConfig] = {
+    "timm_vit": _timm("vit_tiny_patch16_224", **_TIMM_VIT),
+    "timm_registers": _timm("vit_small_patch14_reg4_dinov2", **_TIMM_VIT),
+    "timm_siglip": _timm("vit_base_patch16_siglip_224", **_TIMM_VIT),
+    "timm_distilled": _timm("deit_tiny_distilled_patch16_224", **_TIMM_VIT),
+    "timm_rope": _timm("vit_small_patch16_dinov3", **_TIMM_VIT),
+    "timm_eva": _timm("eva02_tiny_patch14_224", **_TIMM_VIT),
+    "timm_swin": _timm("swin_tiny_patch4_window7_224", **_TIMM_WINDOWS),
+    "timm_swinv2": _timm("swinv2_tiny_window8_256", **_TIMM_WINDOWS),
+    "timm_convnext": _timm("convnext_atto", depths=[1, 1, 2, 1], dims=[8, 8, 16, 16]),
+    "timm_resnet": _timm("resnet10t", channels=[8, 8, 16, 16], stem_width=8),
+}
+"""The same of the timm library."""
+
 HEAD = {"projector_hidden_dim": 16, "projector_output_dim": 8, "head_hidden_dim": 4}
 """Sizes of a tiny head."""
 
@@ -64,7 +92,7 @@ HEAD = {"projector_hidden_dim": 16, "projector_output_dim": 8, "head_hidden_dim"
 def small_backbone(family: str = "dinov2", seed: int = 0) -> torch.nn.Module:
     """Makes one of the tiny backbones with weights that are the seed's."""
     torch.manual_seed(seed)
-    return new_backbone(type(BACKBONES[family]).from_dict(BACKBONES[family].to_dict()))
+    return new_backbone(copy.deepcopy({**BACKBONES, **TIMM_BACKBONES}[family]))
 
 
 def small_model(
@@ -87,10 +115,10 @@ def draw_weights(model: torch.nn.Module, seed: int = 0) -> None:
     """Moves all parameters and statistics of a model by random numbers."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for value in model.state_dict().values():
+        for name, value in model.state_dict().items():
             if value.is_floating_point():
-                # Upwards, so that variances stay above 0.
-                value += 0.1 * torch.rand(value.shape, generator=generator)
+                noise = 0.05 * torch.randn(value.shape, generator=generator)
+                value += noise.abs() if name.endswith("running_var") else noise
 
 
 def small_pixels(count: int = 4, height: int = SIZE, width: int = SIZE, seed: int = 0):
