@@ -32,10 +32,7 @@ def tiers_figure(scores: np.ndarray, tiers: Sequence[tuple[str, np.ndarray]]) ->
     for place, (_, rows) in enumerate(tiers):
         values = scores[rows]
         heights = place + draw.uniform(-0.27, 0.27, len(values))
-        axes.scatter(
-            values, heights, s=13, color=_BLUE, alpha=0.55, linewidths=0,
-            rasterized=len(scores) > _DRAWN,
-        )  # fmt: skip
+        axes.scatter(values, heights, color=_BLUE, linewidths=0, **_dots(len(scores)))
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
         axes.add_patch(_box(low, place - 0.36, high - low, 0.72))
         axes.plot([middle, middle], [place - 0.36, place + 0.36], color=_ORANGE, linewidth=2.2)
@@ -80,9 +77,7 @@ def scatter_figure(scores: np.ndarray, people: np.ndarray, label: str) -> Figure
         label (str): What the latter are.
     """
     figure, axes = _figure(4.9, 3.6)
-    axes.scatter(
-        people, scores, s=16, color=_BLUE, alpha=0.65, linewidths=0, rasterized=len(scores) > _DRAWN
-    )
+    axes.scatter(people, scores, color=_BLUE, linewidths=0, **_dots(len(scores)))
     axes.set_xlabel(label)
     axes.set_ylabel("score of the model")
     return figure
@@ -118,6 +113,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
         spine.set_linewidth(0.5)
         spine.set_visible(name in ("left", "bottom"))
     return figure, axes
+
+
+def _dots(count: int) -> dict[str, Any]:
+    """How dots are drawn: many of them small, and as pixels, for a page of a sane size."""
+    many = count > _DRAWN
+    return {"s": 5 if many else 15, "alpha": 0.35 if many else 0.65, "rasterized": many}
 
 
 def _box(left: float, bottom: float, width: float, height: float) -> Any:
