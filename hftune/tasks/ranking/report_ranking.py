@@ -234,7 +234,7 @@ def _chance_verdict(scores: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _baseline_verdict(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    number = f"a single number of the image ({name})"
+    number = f"a single number of the image ({name.replace('_', ' ')})"
     gain = points(entry["difference"])
     low, high = map(points, entry["difference_interval"])
     if entry["difference"] <= 0:
@@ -471,7 +471,7 @@ def render_scores(scores: Mapping[str, Any]) -> RenderableType:
         add("calibration error", scores["reliability"]["ece"], None, note)
     for name, entry in scores["baselines"].items():
         note = f"the model: {points(entry['difference'])} points"
-        add(f"{name} alone", entry["accuracy"], entry["interval"], note)
+        add(f"{name.replace('_', ' ')} alone", entry["accuracy"], entry["interval"], note)
     styles = {"good": "green", "note": "", "warning": "yellow", "bad": "red"}
     lines = [Text(sentence, styles[tone]) for tone, sentence in scores["verdicts"]]
     if scores["remark"]:

@@ -152,7 +152,7 @@ def _tiles(scores: Mapping[str, Any]) -> list[Tile]:
         least, most = map(points, entry["difference_interval"])
         tiles.append(
             Tile(
-                f"Points over {name} alone", points(entry["difference"]),
+                f"Points over {name.replace('_', ' ')} alone", points(entry["difference"]),
                 f"{least} to {most} with 95 %; it has {entry['accuracy']:.3f}",
                 "good" if entry["difference_interval"][0] > 0 else "warning",
             )

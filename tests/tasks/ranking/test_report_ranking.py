@@ -237,7 +237,7 @@ def test_what_a_single_number_reaches_is_told(good):
         table,
         baselines={
             "sharpness": people,
-            "entropy": evaluator.scores + 1.3 * draw.normal(size=40),
+            "edge_density": evaluator.scores + 1.3 * draw.normal(size=40),
             "pixels": draw.normal(size=40),
         },
     )
@@ -250,7 +250,7 @@ def test_what_a_single_number_reaches_is_told(good):
     low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in near["difference_interval"])
     assert (
         found[
-            f"Not clearly better than a single number of the image (entropy): "
+            f"Not clearly better than a single number of the image (edge density): "
             f"{100 * near['difference']:+.1f} points, the interval goes from {low} to {high}."
         ]
         == "warning"
