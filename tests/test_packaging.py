@@ -66,7 +66,7 @@ def test_every_requirement_of_the_tested_features_is_pinned(repository, setup_cf
 
 def test_every_import_is_a_requirement(repository, setup_cfg):
     """What the code imports is what setup.cfg asks for, in the base or in a feature."""
-    distributions = {"aurora": "microsoft-aurora", "yaml": "pyyaml"}
+    distributions = {"aurora": "microsoft-aurora", "pil": "pillow", "yaml": "pyyaml"}
     imported = set()
     for folder in ("hftune", "recipes"):
         for path in (repository / folder).rglob("*.py"):

@@ -11,9 +11,16 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from .image_files import load_image
 from .scores_ranking import pair_counts
 
-__all__ = ["baseline_scores", "best_statistic", "image_statistics", "statistics_table"]
+__all__ = [
+    "baseline_scores",
+    "best_statistic",
+    "image_statistics",
+    "simple_baseline",
+    "statistics_table",
+]
 
 _SIDE = 256  # pixels of the longer side that statistics are taken at
 _EDGE = 0.1  # change of brightness from pixel to pixel that makes an edge
@@ -68,13 +75,14 @@ def image_statistics(image: Image.Image) -> dict[str, float]:
 
 
 def statistics_table(
-    paths: Sequence[Path], load_image: Callable[[Path], Image.Image]
+    paths: Sequence[Path], load_image: Callable[[Path], Image.Image] = load_image
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Takes the statistics of image files, in threads.
 
     Args:
         paths (sequence of path): The images' files.
-        load_image (callable): Reads an RGB image from a path.
+        load_image (callable): Reads an RGB image from a path. Defaults to
+            :func:`~.image_files.load_image`.
 
     Returns:
         Names of the statistics, those of :func:`image_statistics` and ``file_bytes`` and
@@ -130,3 +138,23 @@ def baseline_scores(values: np.ndarray, names: Sequence[str], name: str, sign: i
         >>> pair_counts(scores, test_targets).accuracy
     """
     return sign * values[:, list(names).index(name)]
+
+
+def simple_baseline(
+    train_paths: Sequence[Path], train_targets: np.ndarray, paths: Sequence[Path], most: int = 2000
+) -> dict[str, np.ndarray]:
+    """Ranks images by the one number that ranks the training images best.
+
+    Args:
+        train_paths (sequence of path): Training images.
+        train_targets (array ``[train images]``): As for :func:`best_statistic`.
+        paths (sequence of path): The ``N`` images to rank.
+        most (int): Training images that are looked at, at the most, evenly taken. Defaults to 2000.
+
+    Returns:
+        Its name and its scores of the images, float64 ``[N]``.
+    """
+    chosen = np.unique(np.linspace(0, len(train_paths) - 1, most).astype(np.int64))
+    names, values = statistics_table([train_paths[row] for row in chosen], load_image)
+    name, sign = best_statistic(values, np.asarray(train_targets)[chosen], names)
+    return {name: baseline_scores(statistics_table(paths, load_image)[1], names, name, sign)}

@@ -13,12 +13,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...training.augmentation import AugmentedDataset
-from ...utils.errors import DataError
+from ...utils.errors import ConfigurationError, DataError
 from ...utils.seeds import derive_seed
 from .augmentation_ranking import Augmentation
 from .image_files import load_image
-from .pairs_ranking import PairIndex, Permutation
-from .tables_ranking import Comparisons, ImageTable, read_images
+from .pairs_ranking import PairIndex, hashed, least_gap
+from .tables_ranking import Comparisons, ImageTable, read_images, require_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,30 +60,28 @@ class PixelImages(Dataset):
         load: Callable[[Any], Image.Image] = load_image,
     ) -> None:
         self.paths, self.transform, self.targets = list(paths), transform, targets
-        self.load = load
-        self.augmentation = augmentation
-        changes = augmentation is not None and not augmentation.is_off
-        self._augmented = AugmentedDataset(_Rows(len(paths)), self._changed, seed)
-        self._load = self._augmented.__getitem__ if changes else self._plain
+        self.augmentation, self.load = augmentation or Augmentation(), load
+        self._pixels = AugmentedDataset(range(len(paths)), self._read, seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of random changes, for all workers too."""
-        self._augmented.set_epoch(epoch)
+        self._pixels.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        sample = {"pixel_values": self._load(int(row))}
+        sample: dict[str, Any] = {"pixel_values": self._pixels[row]}
         if self.targets is not None:
             sample["target"] = float(self.targets[row])
         return sample
 
-    def _plain(self, row: int) -> torch.Tensor:
-        return self.transform(self.load(self.paths[row]))
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[row] for row in rows]
 
-    def _changed(self, row: int, rng: np.random.Generator) -> torch.Tensor:
-        return self.transform(self.augmentation.augment(self.load(self.paths[row]), rng))
+    def _read(self, row: int, rng: np.random.Generator) -> torch.Tensor:
+        image = self.load(self.paths[row])
+        return self.transform(self.augmentation.augment(image, rng))
 
 
 class FeatureImages(Dataset):
@@ -105,16 +103,12 @@ class FeatureImages(Dataset):
         seed: int = 0,
     ) -> None:
         self.features, self.targets = features, targets
-        self._draws = draw_views and features.views > 1
-        # One number of an epoch, the same for all workers, says which view each image has.
-        self._views = AugmentedDataset(_Rows(len(features)), self._view, seed)
-
-    def _view(self, row: int, rng: np.random.Generator) -> int:
-        return int(rng.integers(self.features.views))
+        self._draws, self._seed = draw_views, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers see it
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the draws, for all workers too."""
-        self._views.set_epoch(epoch)
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -124,30 +118,16 @@ class FeatureImages(Dataset):
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         chosen = np.asarray(rows, np.int64)
-        views = (
-            np.array([self._views[row] for row in rows])
-            if self._draws
-            else np.zeros(len(chosen), np.int64)
-        )
+        views = np.zeros(len(chosen), np.int64)
+        if self._draws:
+            key = derive_seed(self._seed, "views", self._epoch.item())
+            views = (hashed(chosen % len(self), key) % self.features.views).astype(np.int64)
         values = torch.from_numpy(self.features.read(chosen, views))
         samples: list[dict[str, Any]] = [{"features": value} for value in values]
         if self.targets is not None:
             for sample, row in zip(samples, rows, strict=True):
                 sample["target"] = float(self.targets[row])
         return samples
-
-
-class _Rows(Dataset):
-    """Numbers, for draws that depend on them."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, row: int) -> int:
-        return row
 
 
 class TrainingPairs(Dataset):
@@ -166,13 +146,13 @@ class TrainingPairs(Dataset):
         return len(self.source)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.__getitems__([number])[0]
+        return self.__getitems__([range(len(self))[number]])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
         numbers = np.asarray(numbers, np.int64)
         if isinstance(self.source, PairIndex):
             pairs = self.source.pairs(numbers)
-            votes = np.tile(np.float64([1, 0]), (len(pairs), 1))
+            votes = np.tile([1.0, 0.0], (len(pairs), 1))
         else:
             pairs, votes = self.source.images[numbers], self.source.votes[numbers]
         return list(zip(pairs, votes, strict=True))
@@ -185,7 +165,12 @@ class ImageCollator:
         weights (float array ``[K, K]``, *optional*): Of
             :func:`~.pairs_ranking.tier_pair_matrix`, where the targets are tiers.
         min_gap (float): Least difference of the targets of a pair, where they are scores. Defaults
-            to 0.
+            to 0: any.
+
+    Example:
+        >>> batch = ImageCollator()([images[0], images[3]])
+        >>> batch["pixel_values"].shape, batch["targets"]
+        (torch.Size([2, 3, 518, 518]), tensor([3., 0.]))
     """
 
     def __init__(self, weights: np.ndarray | None = None, min_gap: float = 0.0) -> None:
@@ -206,7 +191,7 @@ class ImageCollator:
                 weights = self.weights[tiers[:, None], tiers[None, :]]
                 batch["pair_weights"] = torch.from_numpy(weights).float()
             elif self.min_gap > 0:
-                far = targets[:, None] - targets[None, :] >= self.min_gap
+                far = targets[:, None] - targets[None, :] >= least_gap(self.min_gap)
                 batch["pair_weights"] = torch.from_numpy(far).float()
         return batch
 
@@ -225,11 +210,7 @@ class PairCollator:
     def __call__(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         pairs = np.stack([pair for pair, _ in samples])
         rows, places = np.unique(pairs, return_inverse=True)
-        if isinstance(self.images, FeatureImages):
-            loaded = self.images.__getitems__(rows.tolist())
-        else:
-            loaded = [self.images[row] for row in rows.tolist()]
-        batch = self._collate(loaded)
+        batch = self._collate(self.images.__getitems__(rows.tolist()))
         batch["pairs"] = torch.from_numpy(places.reshape(pairs.shape))
         batch["votes"] = torch.from_numpy(np.stack([votes for _, votes in samples])).float()
         return batch
@@ -238,14 +219,19 @@ class PairCollator:
 class PairwiseDataset(Dataset):
     """All pairs of images of different tiers, each once, found by their number.
 
-    Nothing is listed: 10,000 images are 37 million pairs and need a few hundred kilobytes. Which
-    image of a pair comes first is drawn for each pair, so that labels are balanced.
+    Nothing is listed: 10,000 images are 37 million pairs and need a few megabytes. Which image of
+    a pair comes first is drawn for each pair, so that labels are balanced.
+
+    NOTE: For ``DataLoader(dataset, shuffle=True)`` torch lists the numbers of all pairs in each
+    epoch: 40 bytes a pair, 1.5 GB for 37 million. A :class:`~.pairs_ranking.PairSampler` finds
+    them one by one; it takes a part of them an epoch, and weights for pairs of tiers.
 
     Args:
         metadata (DataFrame, path or ImageTable): ``image_id``, ``filename``, ``tier``; see
             :func:`~.tables_ranking.read_images`.
         image_dir (path): Folder of the images. Not needed for an `ImageTable`.
-        transform (callable): Makes a tensor of a PIL image.
+        transform (callable, *optional*): Makes a tensor of a PIL image. Defaults to none: samples
+            have PIL images.
         tiers (sequence of str, *optional*): Names of the tiers, best first. Defaults to S, A, B, C,
             ...
         min_tier_gap (int): Least number of tiers between two images of a pair; 1 for neighbours.
@@ -257,6 +243,7 @@ class PairwiseDataset(Dataset):
         index (PairIndex): The pairs.
 
     Raises:
+        ConfigurationError: If there is a ``min_tier_gap`` and the images have scores.
         DataError: With all problems of the table, or if there is no pair.
 
     Example:
@@ -264,6 +251,8 @@ class PairwiseDataset(Dataset):
         >>> len(dataset)
         1536
         >>> image_1, image_2, label = dataset[0]  # label 1: the first image is the better one
+        >>> sampler = PairSampler(dataset.index, seed=42, pairs_per_epoch=50_000)
+        >>> loader = DataLoader(dataset, batch_size=32, sampler=sampler)
     """
 
     def __init__(
@@ -280,17 +269,21 @@ class PairwiseDataset(Dataset):
             self.table = metadata
         else:
             self.table = read_images(metadata, image_dir, tiers=tiers)
-        self.transform, self.seed = transform, seed
-        # A score has no tiers between: any difference makes a pair.
-        gap = min_tier_gap if self.table.tiers else 0
-        self.index = PairIndex(self.table.targets, gap)
-        self._sides = Permutation(1 << 62, derive_seed(seed, "sides"))
-        if not len(self.index):
-            raise DataError(
-                f"there is no pair among {len(self.table)} images: pairs are of different tiers, "
-                f"{min_tier_gap} or more apart, and the images have "
-                f"{', '.join(f'{t} ({n})' for t, n in self.table.counts().items() if n)}."
+        require_pairs(self.table, "the table")
+        if min_tier_gap > 1 and not self.table.tiers:
+            raise ConfigurationError(
+                f"min_tier_gap {min_tier_gap} is for tiers, and these images have scores"
             )
+        self.transform, self.seed, self.min_tier_gap = transform, seed, min_tier_gap
+        # A score has no tiers between: any difference makes a pair.
+        self.index = PairIndex(self.table.targets, min_tier_gap if self.table.tiers else 0)
+        if not len(self.index):
+            counts = ", ".join(f"{tier} {n:,}" for tier, n in self.table.counts().items() if n)
+            raise DataError(
+                f"the table has no pairs: no two images are min_tier_gap {min_tier_gap} tiers "
+                f"apart; there are {counts} of {' > '.join(self.table.tiers)}."
+            )
+        self._key = derive_seed(seed, "sides")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -307,7 +300,7 @@ class PairwiseDataset(Dataset):
         """
         numbers = np.asarray(numbers, np.int64)
         found = self.index.pairs(numbers)
-        swapped = (self._sides(numbers) & 1).astype(bool)
+        swapped = hashed(numbers, self._key) % 2 == 1
         found[swapped] = found[swapped, ::-1]
         return found, np.where(swapped, np.float32(-1), np.float32(1))
 

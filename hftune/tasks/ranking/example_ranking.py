@@ -28,7 +28,7 @@ __all__ = ["TIERS", "draw_scene", "write_example"]
 
 TIERS = ("S", "A", "B", "C")
 
-FORMAT = 1  # number of the way in which the images are made; a new one makes them anew
+FORMAT = 2  # number of the way in which the images are made; a new one makes them anew
 _QUALITY = 92  # of every file, so that compression of the worse ones is in the picture alone
 _OVERSAMPLED = 2
 _STEPS = {  # blur in thousandths of the side, noise in grey values of 255, quality of a JPEG
@@ -89,8 +89,11 @@ def _write(folder: Path, images: int, size: int, seed: int) -> None:
         tier = TIERS[tiers[number]]
         picture = _worsen(draw_scene(draw, size), tier, draw)
         name = f"example_{number:04d}"
+        content = io.BytesIO()
+        picture.save(content, "JPEG", quality=_QUALITY)
         with open(folder / "images" / f"{name}.jpg", "wb") as stream:
-            picture.save(stream, "JPEG", quality=_QUALITY)
+            stream.write(_padded(content.getvalue(), 3 * size * size))
+            stream.flush()
             os.fsync(stream.fileno())
         rows.append((name, f"{name}.jpg", tier))
     with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as stream:
@@ -100,6 +103,16 @@ def _write(folder: Path, images: int, size: int, seed: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     sync_folder(folder / "images")
+
+
+def _padded(jpeg: bytes, length: int) -> bytes:
+    """A JPEG with comments that make it ``length`` bytes: its size says nothing of its detail."""
+    comments = b""
+    while (left := length - len(jpeg) - len(comments)) > 4:
+        # Not so long that fewer bytes are left than a comment takes.
+        text = min(left - 4, 60_000)
+        comments += b"\xff\xfe" + (text + 2).to_bytes(2, "big") + b" " * text
+    return jpeg[:2] + comments + jpeg[2:]
 
 
 def _worsen(picture: Image.Image, tier: str, draw: np.random.Generator) -> Image.Image:

@@ -43,6 +43,7 @@ from .tables_ranking import (
     read_images,
     require_pairs,
 )
+from .votes_ranking import fit_bradley_terry
 
 __all__ = [
     "RankingData",
@@ -72,6 +73,14 @@ class RankingSplit:
     table: ImageTable
     hashes: tuple[str, ...]
     comparisons: Comparisons | None = None
+
+    def known_targets(self) -> np.ndarray:
+        """Returns the images' targets; where there are comparisons alone, what these say of each:
+        float64 ``[N]``.
+        """
+        if self.table.targets is not None:
+            return self.table.targets
+        return fit_bradley_terry(self.comparisons.images, self.comparisons.votes, len(self.table))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .arguments_ranking import RankingTrainingArguments
 from .calibration_ranking import fit_temperature, fit_temperature_votes
 from .data_ranking import FeatureImages, ImageCollator, PairCollator, PixelImages, TrainingPairs
 from .evaluation_ranking import RankingEvaluator
+from .feature_cache import weights_digest
 from .pairs_ranking import ImageSampler, PairIndex, PairSampler
 
 __all__ = ["LAST_MODEL", "RankingTrainer"]
@@ -75,6 +76,7 @@ class RankingTrainer(HFTuneTrainer):
         **kwargs: Any,
     ) -> None:
         self.images = images
+        self._backbone: str | None = None
         seed = derive_seed(args.data_seed, "order")
         if pairs is None:
             train_dataset: Dataset = images
@@ -116,6 +118,14 @@ class RankingTrainer(HFTuneTrainer):
     def on_features(self) -> bool:
         """Whether training runs on features that were kept."""
         return isinstance(self.images, FeatureImages)
+
+    def _run_description(self) -> dict[str, Any]:
+        run = super()._run_description()
+        if self.on_features:
+            if self._backbone is None:
+                self._backbone = weights_digest(self.accelerator.unwrap_model(self.model).backbone)
+            run["backbone"] = self._backbone  # which no checkpoint holds
+        return run
 
     @contextlib.contextmanager
     def _without_backbone(self) -> Iterator[None]:

@@ -62,6 +62,10 @@ def test_the_tier_is_in_the_detail_and_not_in_the_content(table):
         assert 0.38 < told < 0.62
 
 
+def test_the_tier_is_not_in_the_size_of_the_file(table):
+    assert {path.stat().st_size for path in table.paths} == {3 * 64 * 64}
+
+
 def test_scenes_differ(table):
     small = np.stack([
         np.asarray(Image.open(path).resize((8, 8)), np.float64).ravel() for path in table.paths
