@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "check this machine: versions, devices, disk, tokens",
     "forecast": "roll a saved weather model out and write NetCDF",
     "models": "registered models: find, compare, promote, verify, export",
+    "rank": "rank images: compare, score a folder, evaluate and measure a model",
     "runs": "recorded runs: list, show, compare, watch, report, export",
     "simulate": "write a simulated atmosphere to train on",
     "stages": "runs in stages: how far they are, training some of them again",

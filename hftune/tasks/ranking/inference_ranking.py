@@ -50,6 +50,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 
 _SHOWN = 20  # problems that a message lists
 _HELD = 1 << 16  # images whose features are held at a time
+_MANY = 64  # images from which on processes that decode are worth their start
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 ImageLike = str | os.PathLike[str] | Image.Image
@@ -390,7 +391,8 @@ class RankingPipeline:
         dtype (str): What the backbone computes in: ``"float32"``, or ``"bfloat16"`` for autocast,
             which GPUs are several times faster in. Defaults to ``"float32"``.
         batch_size (int): Images at a time. Defaults to 32.
-        num_workers (int): Processes that decode images. Defaults to 0: this one.
+        num_workers (int, *optional*): Processes that decode images; None for up to 4 where there
+            are many of them. Defaults to 0: this one.
         cache (bool): Whether features of files are kept on the disk, so that no image passes the
             same backbone twice, with this head or another. For a backbone that does not train.
             Defaults to False.
@@ -419,7 +421,7 @@ class RankingPipeline:
         *,
         dtype: str = "float32",
         batch_size: int = 32,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         cache: bool = False,
     ) -> None:
         if dtype not in COMPUTE_DTYPES:
@@ -460,11 +462,10 @@ class RankingPipeline:
         Raises:
             DataError: With all images that cannot be read; if a score is not finite.
         """
-        how = {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "dtype": self.dtype,
-        }
+        num_workers = self.num_workers
+        if num_workers is None:
+            num_workers = min(4, os.cpu_count() or 1) if len(images) >= _MANY else 0
+        how = {"batch_size": self.batch_size, "num_workers": num_workers, "dtype": self.dtype}
         files = all(isinstance(image, (str, os.PathLike)) for image in images)
         if self.cache and files:
             return _score_cached(self.model, images, **how)

@@ -382,5 +382,5 @@ def test_a_checkpoint_of_the_head_alone_is_refused_with_advice(model, tmp_path):
 
 
 def test_a_repository_that_cannot_be_reached(monkeypatch):
-    with pytest.raises(CheckpointError, match="^nobody/nothing is neither a folder nor a model on"):
+    with pytest.raises(CheckpointError, match="^nobody/nothing "):
         load_ranking_model("nobody/nothing")
