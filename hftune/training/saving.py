@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,13 +179,31 @@ class WholeSaves:
             self._unwritten_model = error
 
     def _save_model_files(self, output_dir: str | None, state_dict: dict | None) -> None:
-        with without_bars():
+        with without_bars(), self._own_names():
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             # A pickle of the settings, tokens included; the same as JSON, without them.
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
             write_json(folder / "training_args.json", self.args.to_dict())
+
+    @contextlib.contextmanager
+    def _own_names(self) -> Iterator[None]:
+        """Has a checkpoint's weights under the names that the model has in memory.
+
+        transformers writes those of the published files (of DINOv2, ViT and others they are not the
+        same), and its Trainer reads no such file back: it leaves out what has another name, with a
+        warning.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if not self._in_checkpoint or not isinstance(model, transformers.PreTrainedModel):
+            yield
+            return
+        model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+        try:
+            yield
+        finally:
+            del model.save_pretrained
 
     def _save_failed(self, reason: str) -> None:
         self.failed_saves += 1

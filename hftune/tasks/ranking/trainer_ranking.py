@@ -33,8 +33,8 @@ class RankingTrainer(HFTuneTrainer):
     """An :class:`~hftune.training.trainer.HFTuneTrainer` for ranking models.
 
     - Batches are of images, of which all pairs are compared, or of pairs (``pairs``).
-    - Where training runs on features that were kept, checkpoints have the head alone: megabytes
-      where the model has gigabytes. :meth:`save_model` always writes the whole model.
+    - Checkpoints have what trains and not the frozen weights of the backbone: megabytes where the
+      model has gigabytes. :meth:`save_model` always writes the whole model.
     - Before the first step the head learns the mean and deviation of the training images' features.
     - It ends early after ``args.early_stopping_patience`` evaluations without a better model.
     - The model of the last step is kept as ``last_model/`` where the best one is loaded at the end.
@@ -114,33 +114,29 @@ class RankingTrainer(HFTuneTrainer):
 
     # Checkpoints
 
-    @property
-    def on_features(self) -> bool:
-        """Whether training runs on features that were kept."""
-        return isinstance(self.images, FeatureImages)
+    def _frozen(self) -> dict[str, torch.Tensor]:
+        """The weights of a frozen backbone that do not train: no checkpoint needs them."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not model.config.freeze_backbone:
+            return {}
+        return {
+            f"backbone.{name}": parameter
+            for name, parameter in model.backbone.named_parameters()
+            if not parameter.requires_grad
+        }
 
     def _run_description(self) -> dict[str, Any]:
         run = super()._run_description()
-        if self.on_features:
-            if self._backbone is None:
-                self._backbone = weights_digest(self.accelerator.unwrap_model(self.model).backbone)
-            run["backbone"] = self._backbone  # which no checkpoint holds
+        if self._backbone is None:
+            self._backbone = weights_digest(self._frozen())
+        run["backbone"] = self._backbone  # a resume must have the same one, which it does not load
         return run
 
     @contextlib.contextmanager
     def _without_backbone(self) -> Iterator[None]:
-        """The backbone is as it was made: checkpoints need not have it."""
         model = self.accelerator.unwrap_model(self.model)
-        if not self.on_features:
-            yield
-            return
-        # Counters of batch normalisation may be missing for all that loads, and are not counted so.
-        names = {
-            f"backbone.{name}"
-            for name in model.backbone.state_dict()
-            if not name.endswith("num_batches_tracked")
-        }
-        before, model._keys_to_ignore_on_save = model._keys_to_ignore_on_save, names
+        before = model._keys_to_ignore_on_save
+        model._keys_to_ignore_on_save = set(self._frozen())
         try:
             yield
         finally:
