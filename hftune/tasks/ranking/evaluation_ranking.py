@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ...utils.errors import ConfigurationError, DataError
+from ...utils.modules import evaluating
 from .data_ranking import PairwiseDataset, PixelImages
 from .scores_ranking import (
     PairCounts,
@@ -24,6 +25,8 @@ from .tables_ranking import Comparisons
 from .votes_ranking import bootstrap_votes, votes_accuracy
 
 __all__ = ["Evaluator", "RankingEvaluator", "tier_pairs"]
+
+_CHUNK = 1 << 17  # pairs at a time
 
 
 class RankingEvaluator:
@@ -107,12 +110,7 @@ class RankingEvaluator:
             What :meth:`metrics` returns.
         """
         scores = score_images(model, self.images, self.batch_size, self.num_workers, progress)
-        if not np.isfinite(scores).all():
-            raise DataError(
-                f"the model's score of {int((~np.isfinite(scores)).sum())} of {len(scores)} images "
-                "is NaN or infinite: the training has diverged"
-            )
-        self.scores = scores
+        self.scores = _finite(scores, "images")
         return self.metrics()
 
     def metrics(self) -> dict[str, float]:
@@ -120,9 +118,10 @@ class RankingEvaluator:
 
         Returns:
             ``accuracy`` of all pairs (equal scores count one half), with tiers
-            ``adjacent_accuracy`` of pairs of neighbouring ones, ``loss`` (Bradley-Terry, nats, all pairs), ``srcc``, ``krcc`` and
-            ``plcc``; with comparisons ``votes_accuracy``, the share of votes that the model agrees
-            with. What cannot be said (the correlations of equal scores) is left out.
+            ``adjacent_accuracy`` of pairs of neighbouring ones, ``loss`` (Bradley-Terry, in nats,
+            of all pairs), ``srcc``, ``krcc`` and ``plcc``; with comparisons ``votes_accuracy``, the
+            share of votes that the model agrees with, and without targets the ``loss`` of the
+            votes. What cannot be said (the correlations of equal scores) is left out.
         """
         found: dict[str, float | None] = {}
         if self.targets is not None:
@@ -163,7 +162,7 @@ class Evaluator:
     """Scores a model on the pairs of a loader.
 
     Of a loader over a :class:`~.data_ranking.PairwiseDataset` each image passes the model once, and
-    all pairs are counted, whatever the loader's batches; any other loader is gone through.
+    all pairs are counted, whatever the loader's sampler; any other loader is gone through.
 
     Args:
         model (PairwiseRankingModel): The model.
@@ -195,56 +194,79 @@ class Evaluator:
             test_loader (DataLoader): As for :meth:`evaluate`.
 
         Returns:
-            ``accuracy``, ``total_pairs``, ``correct_predictions`` (equal scores count one half) and
-            ``loss``. Of a `PairwiseDataset` also ``interval`` (95 %, over images), ``srcc``,
-            ``krcc``, ``plcc``, ``adjacent_accuracy`` and ``tier_pairs``, by name such as ``"S>A"``
-            the ``accuracy``, ``total_pairs`` and ``correct_predictions``.
+            Of the loader's pairs ``accuracy``, ``total_pairs``, ``correct_predictions`` (equal
+            scores count one half) and ``loss`` (Bradley-Terry, in nats). Of a `PairwiseDataset`
+            with a transform these are all its pairs, and of its images there are ``srcc``,
+            ``krcc``, ``plcc``, and of tiers ``adjacent_accuracy`` and ``tier_pairs``, by name such
+            as ``"S>A"`` the ``accuracy``, ``total_pairs`` and ``correct_predictions``; and where
+            no ``min_tier_gap`` leaves pairs out the ``interval`` of the accuracy (95 %, over
+            images).
+
+        Raises:
+            DataError: If there is no pair, or a score is NaN or infinite.
         """
         dataset = test_loader.dataset
-        if not isinstance(dataset, PairwiseDataset):
-            return self._from_batches(test_loader)
+        if not isinstance(dataset, PairwiseDataset) or dataset.transform is None:
+            return _counted(self._differences(test_loader))
         table = dataset.table
-        images = PixelImages(table.paths, dataset.transform, load=dataset._load_image)
         evaluator = RankingEvaluator(
-            images,
+            PixelImages(table.paths, dataset.transform, load=dataset._load_image),
             table.targets,
             table.scores,
             tiers=table.tiers,
+            groups=table.groups,
             batch_size=2 * (test_loader.batch_size or 16),
             num_workers=test_loader.num_workers,
         )
-        metrics = evaluator.evaluate(self.model)
-        counts = pair_counts(evaluator.scores, table.targets)
-        return {
-            **metrics,
+        metrics: dict[str, Any] = evaluator.evaluate(self.model)
+        scores, index = evaluator.scores, dataset.index
+        counts = pair_counts(scores, table.targets)
+        metrics["tier_pairs"] = tier_pairs(counts, table.tiers)
+        if dataset.min_tier_gap > 1:
+            starts = range(0, len(index), _CHUNK)
+            chunks = (np.arange(start, min(start + _CHUNK, len(index))) for start in starts)
+            return metrics | _counted(-np.diff(scores[index.pairs(part)])[:, 0] for part in chunks)
+        return metrics | {
             "total_pairs": counts.total_pairs,
             "correct_predictions": counts.correct_predictions,
             "interval": interval(evaluator.bootstrap()),
-            "tier_pairs": tier_pairs(counts, table.tiers),
         }
 
-    def _from_batches(self, loader: DataLoader) -> dict[str, Any]:
+    @torch.no_grad()
+    def _differences(self, loader: DataLoader) -> Iterator[np.ndarray]:
+        """The score of the better image less that of the worse, batch by batch."""
         device = next(self.model.parameters()).device
-        correct = pairs = loss = 0.0
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
+        with evaluating(self.model):
             for first, second, labels in loader:
                 score1, score2 = self.model(first.to(device), second.to(device))
-                labels = labels.to(device).reshape(-1)
-                difference = (score1 - score2).reshape(-1) * labels
-                correct += ((difference > 0) + 0.5 * (difference == 0)).sum().item()
-                loss += len(labels) * self.model.compute_loss(score1, score2, labels).item()
-                pairs += len(labels)
-        self.model.train(training)
-        if not pairs:
-            raise DataError("the loader has no pair")
-        return {
-            "accuracy": correct / pairs,
-            "total_pairs": int(pairs),
-            "correct_predictions": correct,
-            "loss": loss / pairs,
-        }
+                differences = (score1 - score2).reshape(-1).double().cpu()
+                yield _finite((differences * labels.reshape(-1).cpu()).numpy(), "pairs of a batch")
+
+
+def _counted(pieces: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Counts pairs by the score of the better image less that of the worse."""
+    pairs, correct, loss = 0, 0.0, 0.0
+    for differences in pieces:
+        pairs += len(differences)
+        correct += float((differences > 0).sum() + (differences == 0).sum() / 2)
+        loss += float(np.logaddexp(0, -differences).sum())
+    if not pairs:
+        raise DataError("the loader has no pair")
+    return {
+        "accuracy": correct / pairs,
+        "total_pairs": pairs,
+        "correct_predictions": correct,
+        "loss": loss / pairs,
+    }
+
+
+def _finite(scores: np.ndarray, what: str) -> np.ndarray:
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise DataError(
+            f"the model's score of {bad} of {len(scores)} {what} is NaN or infinite: the training "
+            "has diverged"
+        )
+    return scores
 
 
 def _groups(names: Sequence[str] | None) -> list[str] | None:
@@ -285,7 +307,6 @@ def tier_pairs(counts: PairCounts, tiers: Sequence[str]) -> dict[str, dict[str, 
 def _votes_loss(scores: np.ndarray, images: np.ndarray, votes: np.ndarray) -> float:
     """Cross-entropy of the votes, in nats a vote."""
     differences = scores[images[:, 0]] - scores[images[:, 1]]
-    losses = votes[:, 0] * np.logaddexp(0, -differences) + votes[:, 1] * np.logaddexp(
-        0, differences
-    )
+    first, second = votes.T
+    losses = first * np.logaddexp(0, -differences) + second * np.logaddexp(0, differences)
     return float(losses.sum() / votes.sum())

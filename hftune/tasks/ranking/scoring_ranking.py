@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
+from ...training.conductor import shield_workers
 from ...utils.modules import evaluating
 from .data_ranking import ImageCollator
 
@@ -37,60 +38,45 @@ def score_images(
             process has done.
 
     Returns:
-        float64 ``[N]``.
+        float64 ``[N]``, in the order of the data set.
     """
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if grouped else 0
     world = torch.distributed.get_world_size() if grouped else 1
-    starts = range(0, len(dataset), batch_size)
-    batches = [list(range(s, min(s + batch_size, len(dataset)))) for s in starts]
+    rows = list(range(len(dataset)))
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     mine = batches[rank::world]
     # A sharded model hangs unless all processes call it equally often: some go on with a repeat.
     turns = -(-len(batches) // world)
-    repeated = mine + [batches[0]] * (turns - len(mine))
+    repeated = mine + batches[:1] * (turns - len(mine))
     loader = DataLoader(
-        _Unlabelled(dataset),
+        dataset,
         batch_sampler=repeated,
         num_workers=num_workers,
         collate_fn=ImageCollator(),
         generator=torch.Generator().manual_seed(0),  # else one global random number is drawn
     )
+    shield_workers(loader)  # a signal is for the run, which ends its evaluation first
     device = next(model.parameters()).device
     parts = []
     with evaluating(model), torch.no_grad():
         for turn, batch in enumerate(loader):
+            batch.pop("targets", None)  # no loss is computed
             inputs = {name: _to(value, device) for name, value in batch.items()}
             scores = model(**inputs).scores
             if turn < len(mine):
                 parts.append(scores.double().cpu().numpy())
                 if progress is not None:
                     progress(len(scores))
-    scores = np.concatenate(parts) if parts else np.zeros(0)
-    gathered = [scores]
+    gathered: list[Any] = [parts]
     if grouped:
         gathered = [None] * world
-        torch.distributed.all_gather_object(gathered, scores)
+        torch.distributed.all_gather_object(gathered, parts)
     result = np.empty(len(dataset))
-    for number, part in enumerate(gathered):
-        if rows := [row for batch in batches[number::world] for row in batch]:
-            result[rows] = part
+    for number, done in enumerate(gathered):
+        for batch, scores in zip(batches[number::world], done, strict=True):
+            result[batch] = scores
     return result
-
-
-class _Unlabelled(Subset):
-    """A data set without its targets: no loss is computed."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        super().__init__(dataset, range(len(dataset)))
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
-        return [
-            {name: value for name, value in sample.items() if name != "target"}
-            for sample in super().__getitems__(rows)
-        ]
 
 
 def _to(value: Any, device: torch.device) -> Any:
