@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.file_download import repo_folder_name
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmWrapperConfig,
+)
+from transformers.utils import logging
 
-from ...utils.errors import CheckpointError, ConfigurationError
-from ...utils.modules import without_bars
+from ...utils.errors import CheckpointError, ConfigurationError, did_you_mean
+from ...utils.modules import raise_on_mismatch, without_bars
 from .configuration_ranking import PairwiseRankingConfig
 
 __all__ = [
@@ -30,11 +43,16 @@ __all__ = [
     "patch_size_of",
     "pool",
     "prefix_tokens",
+    "quietly",
+    "require_hub",
     "still_modules",
 ]
 
 TIMM = "timm:"
 """Beginning of the name of a backbone that the timm library has."""
+
+_ANSWER_SECONDS = 5
+"""How long the Hub has for a first answer."""
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _EXTRA_TOKENS = ("register_tokens", "reg_token", "distillation_token", "dist_token")
@@ -54,30 +72,53 @@ def backbone_config(name: str, image_size: int) -> PreTrainedConfig:
     """
     if name.startswith(TIMM):
         return _timm_config(name.removeprefix(TIMM), image_size)
+    require_hub(name)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(_not_found(name, "its configuration", error)) from error
+        raise CheckpointError(_not_found(name, error)) from error
+    if isinstance(config, PairwiseRankingConfig):
+        raise CheckpointError(
+            f"{name} is a ranking model, not a backbone: PairwiseRankingModel.from_pretrained "
+            "loads it as it is"
+        )
     return getattr(config, "vision_config", config)
 
 
-def _not_found(name: str, what: str, error: Exception) -> str:
+def require_hub(name: str) -> None:
+    """Asks the Hub once for a model that is not on this machine, where its own client would try
+    for half a minute a file.
+
+    Args:
+        name (str): A folder, or a repository of the Hub.
+
+    Raises:
+        CheckpointError: If the Hub does not answer.
+    """
+    if os.path.isdir(name):
+        return
+    try:
+        in_cache = repo_folder_name(repo_id=name, repo_type="model")
+        if not Path(constants.HF_HUB_CACHE, in_cache).is_dir():
+            get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=_ANSWER_SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        pass  # there is no such model: who loads it says more
+    except Exception as error:  # of the client's HTTP library
+        raise CheckpointError(
+            _not_found(name, f"there is no such folder, and the Hub does not answer: {error}")
+        ) from error
+
+
+def _not_found(name: str, error: Exception | str) -> str:
     return (
-        f"backbone {name}: {what} cannot be loaded: {error}\nGive the folder of a saved model, a "
-        "model that is in the cache of the Hub, or the sizes of a small new one (--hidden_size, "
+        f"{name} cannot be loaded: {error}\nGive the folder of a saved model, a model that is in "
+        "the cache of the Hub, or, for a backbone, the sizes of a small new one (--hidden_size, "
         "--num_hidden_layers)."
     )
 
 
 def _timm_config(architecture: str, image_size: int) -> PreTrainedConfig:
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigurationError(
-            f"backbone {TIMM}{architecture} needs the timm library: pip install 'hftune[vision]'"
-        ) from error
-    from transformers import TimmWrapperConfig
-
+    timm = _timm(architecture)
     # Convolutions take any size and know no such argument; windows take the size alone.
     sizes: list[dict[str, Any]] = [
         {"img_size": image_size, "dynamic_img_size": True},
@@ -91,11 +132,25 @@ def _timm_config(architecture: str, image_size: int) -> PreTrainedConfig:
         except TypeError:
             continue
         except RuntimeError as error:
-            near = timm.list_models(f"*{architecture.split('.')[0].split('_')[0]}*")[:5]
-            known = f" Near it are {', '.join(near)}." if near else ""
-            raise CheckpointError(f"timm has no model {architecture!r}: {error}.{known}") from error
-        return TimmWrapperConfig(architecture=architecture, model_args=model_args, do_pooling=False)
+            near = did_you_mean(architecture, [*timm.list_models(), *timm.list_pretrained()])
+            raise CheckpointError(f"timm: {error}{near}") from error
+        config = TimmWrapperConfig(
+            architecture=architecture, model_args=model_args, do_pooling=False
+        )
+        if "img_size" in model_args:  # the image processor makes whole patches
+            model_args["img_size"] -= image_size % patch_size_of(config)
+        return config
     raise ConfigurationError(f"timm's model {architecture!r} cannot be made at {image_size} pixels")
+
+
+def _timm(architecture: str) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigurationError(
+            f"backbone {TIMM}{architecture} needs the timm library: pip install 'hftune[vision]'"
+        ) from error
+    return timm
 
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
@@ -119,31 +174,55 @@ def load_backbone(name: str | os.PathLike[str], config: PreTrainedConfig) -> Pre
     """
     name = str(name)
     if name.startswith(TIMM):
-        import timm
-
-        model = new_backbone(config)
-        try:
-            source = timm.create_model(
-                config.architecture, pretrained=True, num_classes=0, **config.model_args
+        return _load_timm(name, config)
+    try:
+        with quietly():
+            model, loading = AutoModel.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(_not_found(name, "its weights", error)) from error
-        model.timm_model.load_state_dict(source.state_dict())
-        return model
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights in {name} are damaged: {error}.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(_not_found(name, error)) from error
+    raise_on_mismatch(
+        name,
+        missing=[key for key in loading["missing_keys"] if "pooler" not in key],
+        unexpected=(),  # heads, and the part of a model that reads texts
+        reshaped=[str(key[0]) for key in loading["mismatched_keys"]],
+        advice=f"They are not a {config.model_type} as the configuration beside them says.",
+    )
+    return model
+
+
+def _load_timm(name: str, config: PreTrainedConfig) -> PreTrainedModel:
+    timm = _timm(config.architecture)
+    model = new_backbone(config)
+    if repository := timm.get_pretrained_cfg(config.architecture).hf_hub_id:
+        require_hub(repository)
+    try:
+        source = timm.create_model(
+            config.architecture, pretrained=True, num_classes=0, **config.model_args
+        )
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(_not_found(name, error)) from error
+    model.timm_model.load_state_dict(source.state_dict())
+    return model
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Has transformers load weights without bars, and without a table of those that do not fit."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         with without_bars():
-            model, loading = AutoModel.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(_not_found(name, "its weights", error)) from error
-    missing = [key for key in loading["missing_keys"] if "pooler" not in key]
-    if missing:
-        raise CheckpointError(
-            f"backbone {name} has no weights for {', '.join(sorted(missing)[:5])} "
-            f"({len(missing)} in all): it is not a {config.model_type} as its configuration says."
-        )
-    return model
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 # Pooling

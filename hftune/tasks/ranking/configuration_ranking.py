@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ...utils.errors import ConfigurationError, did_you_mean
@@ -25,7 +28,8 @@ class PairwiseRankingConfig(PreTrainedConfig):
     Args:
         backbone_config (PreTrainedConfig or dict): Of the vision model that sees the images: any
             that ``AutoModel`` knows.
-        backbone_name (str): Where its weights came from, for people. Defaults to nothing.
+        backbone_name (str): Where its weights came from, for people. Of a folder it keeps the last
+            part. Defaults to nothing.
         feature_size (int): Numbers ``D`` that pooling takes of an image.
         pooling (str): ``"cls"``, ``"mean"`` over patches, or ``"cls_mean"``, one after the other.
             Defaults to ``"cls_mean"``.
@@ -85,9 +89,18 @@ class PairwiseRankingConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         if isinstance(backbone_config, Mapping):
-            values = dict(backbone_config)
-            backbone_config = CONFIG_MAPPING[values["model_type"]].from_dict(values)
-        self.backbone_config, self.backbone_name = backbone_config, backbone_name
+            kind = backbone_config.get("model_type")
+            if kind not in CONFIG_MAPPING:
+                raise ConfigurationError(
+                    f"backbone_config: found the model_type {kind!r}, which transformers "
+                    f"{transformers.__version__} does not know"
+                )
+            backbone_config = CONFIG_MAPPING[kind].from_dict(dict(backbone_config))
+        self.backbone_config = backbone_config
+        # The rest of a path says nothing on another machine.
+        self.backbone_name = (
+            Path(backbone_name).resolve().name if os.path.isdir(backbone_name) else backbone_name
+        )
         self.feature_size, self.pooling = feature_size, pooling
         self.projector_hidden_dim = projector_hidden_dim
         self.projector_output_dim = projector_output_dim
@@ -118,6 +131,7 @@ class PairwiseRankingConfig(PreTrainedConfig):
         values = super().to_dict()
         if isinstance(self.backbone_config, PreTrainedConfig):
             values["backbone_config"] = self.backbone_config.to_dict()
+            values["backbone_config"].pop("_name_or_path", None)  # a folder of this machine
         return values
 
 

@@ -39,8 +39,9 @@ def pair_losses(
         Float tensor ``[...]``.
     """
     if loss_function == "bradley_terry":
-        # -(1+y)/2 log sigmoid(d) - (1-y)/2 log sigmoid(-d), without cancellation
-        return functional.softplus(differences) - (1 + labels) / 2 * differences
+        # Two terms that are never negative: nothing cancels, and small losses are exact.
+        first, second = functional.logsigmoid(differences), functional.logsigmoid(-differences)
+        return -(1 + labels) / 2 * first - (1 - labels) / 2 * second
     if loss_function == "tier_margin":
         margin = margin * gaps
     return labels.abs() * functional.relu(margin - labels.sign() * differences)

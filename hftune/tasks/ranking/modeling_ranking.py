@@ -32,6 +32,8 @@ from .backbones_ranking import (
     patch_size_of,
     pool,
     prefix_tokens,
+    quietly,
+    require_hub,
     still_modules,
 )
 from .configuration_ranking import PairwiseRankingConfig
@@ -409,10 +411,12 @@ class PairwiseRankingModel(PreTrainedModel):
             CheckpointError: If the weights are of another backbone or other sizes, or damaged.
         """
         source = str(pretrained_model_name_or_path)
+        if kwargs.get("config") is None:
+            _require_ranking(source, kwargs)
         kwargs.setdefault("dtype", torch.float32)
         wants_information = kwargs.pop("output_loading_info", False)
         try:
-            with without_bars():
+            with quietly():
                 model, information = super().from_pretrained(
                     source, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
                 )
@@ -438,6 +442,21 @@ class PairwiseRankingModel(PreTrainedModel):
         except OSError:
             model.image_processor = None
         return (model, information) if wants_information else model
+
+
+def _require_ranking(source: str, options: dict[str, Any]) -> None:
+    """Says what is wrong with a model that is to be loaded, before all else."""
+    require_hub(source)
+    try:
+        values, _ = PairwiseRankingConfig.get_config_dict(source, **options)
+    except OSError as error:
+        raise CheckpointError(f"there is no ranking model in {source}: {error}") from error
+    found = values.get("model_type", "nothing that says what it is")
+    if found != PairwiseRankingConfig.model_type:
+        raise CheckpointError(
+            f"there is no ranking model in {source}: its config.json has {found}. A backbone is "
+            "given as backbone_name, and trained first."
+        )
 
 
 def ranking_config(backbone: PreTrainedModel, **settings: Any) -> PairwiseRankingConfig:
