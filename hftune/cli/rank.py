@@ -13,7 +13,7 @@ from typing import Any
 from ..utils.errors import ConfigurationError
 from .rank_evaluate import evaluate
 from .rank_model import find_model
-from .rank_score import score, shown_scores
+from .rank_score import NOT_CALIBRATED, percent, score, shown_scores
 from .tables import Column, console, one_line, print_json, table
 
 __all__ = ["main"]
@@ -215,10 +215,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _sure(probability: float) -> str:
-    return ">99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
-
-
 def _print_pair(row: Mapping[str, Any]) -> None:
     out = console()
     first, second = _names([row["image1"], row["image2"]])
@@ -226,13 +222,13 @@ def _print_pair(row: Mapping[str, Any]) -> None:
         out.print(f"{first} and {second} are equally good.", style="bold", soft_wrap=True)
     else:
         if row["probability"] is None:
-            how = ". How sure that is is not known: the model has no temperature"
+            how = f". {NOT_CALIBRATED}"
         elif row["probability"] < _TOSS:
-            how = f", but that is nearly a coin toss: {_sure(row['probability'])} sure"
+            how = f", but that is nearly a coin toss: {percent(row['probability'])} sure."
         else:
-            how = f": {_sure(row['probability'])} sure"
+            how = f": {percent(row['probability'])} sure."
         better = first if row["winner"] == "image1" else second
-        out.print(f"{better} is better{how}.", style="bold", soft_wrap=True)
+        out.print(f"{better} is better{how}", style="bold", soft_wrap=True)
     out.print()
     scores = shown_scores([row["score1"], row["score2"]])
     out.print(table([Column("image", [first, second]), Column("score", scores, right=True)]))
@@ -250,9 +246,12 @@ def _print_ranking(rows: Sequence[Mapping[str, Any]]) -> None:
         Column("score", shown_scores([scores[image] for image in order]), right=True),
     ]
     if None not in next_one:
-        sure = [*map(_sure, next_one), ""]
+        sure = [*map(percent, next_one), ""]
         columns.append(Column("better than the next one", sure, right=True))
-    console().print(table(columns))
+    out = console()
+    out.print(table(columns))
+    if None in next_one:
+        out.print(f"\n{NOT_CALIBRATED}", soft_wrap=True)
 
 
 def _names(images: Sequence[str]) -> list[str]:

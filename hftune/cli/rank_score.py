@@ -17,7 +17,10 @@ from .tables import Column, console, one_line, print_json, table
 if TYPE_CHECKING:
     from ..tasks.ranking.inference_ranking import RankedImage
 
-__all__ = ["check_outputs", "score", "shown_scores"]
+__all__ = ["NOT_CALIBRATED", "check_outputs", "percent", "score", "shown_scores"]
+
+NOT_CALIBRATED = "How sure that is is not known: the model has no temperature."
+"""Said in the place of probabilities."""
 
 _SHOWN = 5  # of the best and of the worst
 
@@ -88,6 +91,13 @@ def shown_scores(scores: Sequence[float]) -> list[str]:
     return [*map(score_format(np.array(scores)), scores)]
 
 
+def percent(probability: float) -> str:
+    """Formats a probability; a model is never quite sure."""
+    if probability > 0.99:
+        return ">99 %"
+    return "<1 %" if probability < 0.01 else f"{100 * probability:.0f} %"
+
+
 def _row(one: RankedImage, folder: Path) -> dict[str, Any]:
     return {
         "rank": one.rank,
@@ -115,7 +125,8 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         ]
         chances = [row["win_probability"] for row in part]
         if None not in chances:
-            words = [f"{100 * chance:.0f} %" for chance in chances]
-            columns.append(Column("better than others", words, right=True))
+            columns.append(Column("better than others", [*map(percent, chances)], right=True))
         out.print(table(columns))
         out.print()
+    if len(rows) > 1 and rows[0]["win_probability"] is None:
+        out.print(f"{NOT_CALIBRATED}\n", soft_wrap=True)

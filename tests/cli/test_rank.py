@@ -145,6 +145,14 @@ def test_compare_ranks_more_than_two(rank, scores):
     assert lines[0][3:] == [f"{100 * probability:.0f}", "%"] and lines[2][3:] == []
 
 
+def test_no_probability_is_certain():
+    from hftune.cli.rank_score import percent
+
+    assert [percent(p) for p in (0.0, 0.012, 0.5, 0.986, 0.9999)] == [
+        "<1 %", "1 %", "50 %", "99 %", ">99 %"
+    ]  # fmt: skip
+
+
 def test_compare_wants_images(rank):
     assert rank("compare", "pictures/a.png", "-m", "model") == (2, "", (
         "hftune rank: compare: found one image, pictures/a.png; expected two or more. To rank a "
@@ -286,6 +294,10 @@ def test_a_model_without_temperature_has_no_probabilities(rank, place, tmp_path)
     words = ("score", "pictures", "-m", model, "-o", tmp_path / "s.csv", "--report", page)
     code, out, _ = rank(*words)
     assert code == 0 and "better than others" not in out and page.is_file()
+    assert "\nHow sure that is is not known: the model has no temperature.\n" in out
+    images = ("pictures/a.png", "pictures/b.png", "pictures/f.png")
+    out = rank("compare", *images, "-m", model)[1]
+    assert out.endswith("\n\nHow sure that is is not known: the model has no temperature.\n")
     rows = list(csv.DictReader((tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["win_probability"] for row in rows} == {""}
 

@@ -49,7 +49,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 """Ends of the names of files that are taken for images, in whatever case."""
 
 _SHOWN = 20  # problems that a message lists
-_HELD = 1 << 16  # images whose features are held at a time
+_HELD = 1 << 12  # images whose features are held at a time
 _MANY = 64  # images from which on processes that decode are worth their start
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
