@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -23,10 +22,8 @@ from ...utils.errors import (
     HftuneError,
     did_you_mean,
 )
-from ...utils.files import read_json
 from ...utils.modules import evaluating
 from ...utils.terminal import progress
-from .configuration_ranking import PairwiseRankingConfig
 from .feature_cache import COMPUTE_DTYPES, FeatureCache, compute_features, features_space
 from .image_files import inspect_images, load_image
 from .modeling_ranking import PairwiseRankingModel
@@ -82,38 +79,23 @@ def load_ranking_model(source: str | os.PathLike[str]) -> PairwiseRankingModel:
         CheckpointError: If there is none, or it is of another kind, damaged or a part of one.
     """
     path = _folder_of(Path(source))
-    if not path.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if path.is_dir():
+        source = path
+        if not (path / "config.json").is_file():
             raise CheckpointError(
-                f"{source}: there is no such folder. Give the folder of a saved model, such as "
-                "runs/art/model, or a repository on the Hub."
+                f"{path} has no config.json, and no model/ with one: it is no saved model. Give "
+                "the folder that the recipe or save_pretrained wrote, such as runs/art/model."
             )
-        try:
-            return PairwiseRankingModel.from_pretrained(str(source)).eval()
-        except OSError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise CheckpointError(
-                f"{source} is neither a folder nor a model on the Hub that can be reached: {reason}"
-            ) from error
-    config = path / "config.json"
-    if not config.is_file():
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise CheckpointError(
-            f"{path} has no config.json, and no model/ with one: it is no saved model. Give the "
-            "folder that the recipe or save_pretrained wrote, such as runs/art/model."
+            f"{source}: there is no such folder. Give the folder of a saved model, such as "
+            "runs/art/model, or a repository on the Hub."
         )
     try:
-        kind = read_json(config).get("model_type")
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{config} is damaged: {error}.") from error
-    if kind != PairwiseRankingConfig.model_type:
-        raise CheckpointError(
-            f"{path} is a model of type {kind!r}, expected "
-            f"{PairwiseRankingConfig.model_type!r}: a ranking model of hftune's."
-        )
-    try:
-        return PairwiseRankingModel.from_pretrained(str(path)).eval()
+        return PairwiseRankingModel.from_pretrained(source).eval()
     except OSError as error:  # no weights beside the configuration
-        raise CheckpointError(f"{path}: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{source} cannot be loaded: {reason}") from error
 
 
 def _folder_of(path: Path) -> Path:

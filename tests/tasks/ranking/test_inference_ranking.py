@@ -360,14 +360,14 @@ def test_what_is_no_ranking_model_is_refused(model, tmp_path):
     }
     model.backbone.save_pretrained(tmp_path / "backbone")
     cases[tmp_path / "backbone"] = (
-        f"{tmp_path}/backbone is a model of type 'dinov2', expected 'hftune_ranking': a ranking"
+        f"there is no ranking model in {tmp_path}/backbone: its config.json has dinov2."
     )
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
-    cases[tmp_path / "damaged"] = f"{tmp_path}/damaged/config.json is damaged: Expecting"
+    cases[tmp_path / "damaged"] = f"there is no ranking model in {tmp_path}/damaged: It looks like"
     model.save_pretrained(tmp_path / "weightless")
     (tmp_path / "weightless" / "model.safetensors").unlink()
-    cases[tmp_path / "weightless"] = f"{tmp_path}/weightless: "
+    cases[tmp_path / "weightless"] = f"{tmp_path}/weightless cannot be loaded: Error no file"
     for path, message in cases.items():
         with pytest.raises(CheckpointError) as caught:
             load_ranking_model(path)
@@ -381,6 +381,6 @@ def test_a_checkpoint_of_the_head_alone_is_refused_with_advice(model, tmp_path):
         load_ranking_model(tmp_path)
 
 
-def test_a_repository_that_cannot_be_reached(monkeypatch):
+def test_a_repository_that_cannot_be_reached():
     with pytest.raises(CheckpointError, match="^nobody/nothing "):
         load_ranking_model("nobody/nothing")
