@@ -26,6 +26,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tasks.aardvark.modeling_aardvark_encoder": ["AardvarkEncoder"],
         "tasks.aurora.configuration_aurora": ["AuroraConfig"],
         "tasks.aurora.modeling_aurora": ["AuroraForForecasting"],
+        "tasks.ranking.configuration_ranking": ["PairwiseRankingConfig"],
+        "tasks.ranking.modeling_ranking": ["PairwiseRankingModel"],
+        "tasks.ranking.trainer_ranking": ["RankingTrainer"],
         "tasks.weather.audit": ["audit_fields"],
         "tasks.weather.chain": ["WeatherChain"],
         "tasks.weather.fields": ["FieldLayout", "WeatherFields"],
@@ -62,6 +65,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from .tasks.aardvark.modeling_aardvark_encoder import AardvarkEncoder as AardvarkEncoder
     from .tasks.aurora.configuration_aurora import AuroraConfig as AuroraConfig
     from .tasks.aurora.modeling_aurora import AuroraForForecasting as AuroraForForecasting
+    from .tasks.ranking.configuration_ranking import PairwiseRankingConfig as PairwiseRankingConfig
+    from .tasks.ranking.modeling_ranking import PairwiseRankingModel as PairwiseRankingModel
+    from .tasks.ranking.trainer_ranking import RankingTrainer as RankingTrainer
     from .tasks.weather.audit import audit_fields as audit_fields
     from .tasks.weather.chain import WeatherChain as WeatherChain
     from .tasks.weather.fields import FieldLayout as FieldLayout
