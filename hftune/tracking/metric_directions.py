@@ -21,6 +21,7 @@ _LOWER = frozenset("""
 _HIGHER = frozenset("""
     accuracy accuracy_score acc balanced_accuracy exact_match em pairwise_accuracy win_rate pass
     f1 f1_score precision recall sensitivity specificity tpr tnr
+    adjacent_accuracy votes_accuracy srcc krcc plcc
     auc roc_auc auroc pr_auc auprc average_precision ap map mrr ndcg hit_rate hits
     mcc matthews_correlation kappa cohen_kappa
     bleu sacrebleu chrf meteor bertscore bleurt comet spice cider

@@ -58,6 +58,8 @@ _RUN_SETTINGS = (
     "fp16",
     "train_sampling_strategy",
     "dataloader_drop_last",
+    "early_stopping_patience",
+    "early_stopping_threshold",
 )
 """Settings that decide the weights: a resume with another value is not the same run."""
 
@@ -67,6 +69,8 @@ _PLAN = {
     "num_train_epochs",
     "max_steps",
     "dataloader_drop_last",
+    "early_stopping_patience",
+    "early_stopping_threshold",
     "processes",
     "training_samples",
     "global_batch_size",  # of a stage

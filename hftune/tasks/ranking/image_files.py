@@ -22,6 +22,7 @@ from ...utils.errors import DataError
 from ...utils.terminal import progress, say
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "FileFinder",
     "ImageFacts",
@@ -29,6 +30,9 @@ __all__ = [
     "inspect_images",
     "load_image",
 ]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+"""Of the files that are taken for images in a folder, in lower case."""
 
 MAX_PIXELS = 178_956_970
 """Pixels of the largest image that is read, where Pillow has its limit too."""

@@ -25,12 +25,11 @@ from ...utils.errors import (
 from ...utils.modules import evaluating
 from ...utils.terminal import progress
 from .feature_cache import COMPUTE_DTYPES, FeatureCache, compute_features, features_space
-from .image_files import inspect_images, load_image
+from .image_files import IMAGE_SUFFIXES, inspect_images, load_image
 from .modeling_ranking import PairwiseRankingModel
 from .ranked_images import RankedImage, contested, rank_by_scores, win_probabilities
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "RankedImage",
     "RankingPipeline",
     "batch_compare",
@@ -41,9 +40,6 @@ __all__ = [
     "rank_by_scores",
     "win_probabilities",
 ]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Ends of the names of files that are taken for images, in whatever case."""
 
 _SHOWN = 20  # problems that a message lists
 _HELD = 1 << 12  # images whose features are held at a time

@@ -19,7 +19,7 @@ import pandas
 
 from ...utils.errors import ConfigurationError, DataError, did_you_mean
 from ...utils.terminal import say
-from .image_files import FileFinder
+from .image_files import IMAGE_SUFFIXES, FileFinder
 from .table_rows_ranking import (
     SHOWN,
     Problems,
@@ -45,8 +45,7 @@ __all__ = [
 TIER_LETTERS = ("S", "A", "B", "C", "D", "E", "F")
 """Tiers whose order is known, best first."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_IMAGE_SUFFIXES = (*_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES))
+_SPELLINGS = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -270,7 +269,7 @@ def images_of_comparisons(
     problems = Problems(dataclasses.replace(
         rows, places=[rows.places[row] for row in first_row.values()]
     ))  # fmt: skip
-    paths = _find_images(list(first_row), image_dir, problems, suffixes=_IMAGE_SUFFIXES)
+    paths = _find_images(list(first_row), image_dir, problems, suffixes=_SPELLINGS)
     problems.raise_if_any()
     unique = list(dict.fromkeys(paths))  # "a" and "a.jpg" are the same image
     return ImageTable(tuple(default_ids([str(path) for path in unique])), tuple(unique))
