@@ -163,11 +163,18 @@ class RankingDataArguments:
         """Returns what is wrong with the values, one text a problem."""
         problems = []
         ratios = [values[f"{part}_ratio"] for part in ("train", "val", "test")]
-        if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6 or ratios[0] == 0:
+        if not min(ratios) >= 0 or abs(sum(ratios) - 1) > 1e-6 or ratios[0] == 0:
             problems.append(
                 f"train_ratio, val_ratio and test_ratio are {', '.join(f'{r:g}' for r in ratios)}; "
                 f"they must be 0 or more, the first above 0, and add up to 1, not {sum(ratios):g}."
             )
+        elif ratios[1] == 0 and values["val_metadata"] is None:
+            problems.append(
+                "val_ratio is 0, and the best model must be chosen on some images: make it larger, "
+                "or add --val_metadata FILE."
+            )
+        if values["train_on"] == "comparisons" and values["comparisons"] is None:
+            problems.append("--train_on comparisons needs --comparisons FILE.")
         if values["data_dir"] is None:
             given = ("metadata", "val_metadata", "test_metadata", "comparisons")
             problems += [f"--{name} given without --data_dir." for name in given if values[name]]
@@ -463,15 +470,16 @@ class RankingTrainingArguments(HFTuneArguments):
         for name in ("min_learning_rate", "early_stopping_patience", "early_stopping_threshold"):
             if values[name] < 0:
                 problems.append(f"{name}: found {values[name]}, expected 0 or more")
-        if values["min_learning_rate"] > values["learning_rate"]:
+        lowest, first = values["min_learning_rate"], values["learning_rate"]
+        if values["lr_scheduler_type"] == "cosine" and lowest > first:
             problems.append(
-                f"min_learning_rate: found {values['min_learning_rate']:g}, which is above the "
-                f"learning_rate, {values['learning_rate']:g}"
+                f"min_learning_rate: found {lowest:g}, which is above the learning_rate, {first:g}"
             )
         return problems
 
     def __post_init__(self) -> None:
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) == "cosine":
-            self.lr_scheduler_type = "cosine_with_min_lr"
-            self.lr_scheduler_kwargs = {"min_lr": self.min_learning_rate}
         super().__post_init__()
+        if self.lr_scheduler_type == "cosine":
+            self.lr_scheduler_type = SchedulerType("cosine_with_min_lr")
+            given = self.lr_scheduler_kwargs or {}
+            self.lr_scheduler_kwargs = {"min_lr": self.min_learning_rate, **given}

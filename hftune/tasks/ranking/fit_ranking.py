@@ -24,6 +24,7 @@ from .data_ranking import FeatureImages, PairwiseDataset, PixelImages
 from .evaluation_ranking import RankingEvaluator
 from .feature_cache import FeatureCache, compute_features, features_space
 from .image_files import inspect_images
+from .inference_ranking import model_folder
 from .modeling_ranking import PairwiseRankingModel
 from .pairs_ranking import tier_pair_matrix
 from .trainer_ranking import LAST_MODEL, RankingTrainer
@@ -201,6 +202,8 @@ class Trainer:
             CheckpointError: If there is none, or it is a pickle.
         """
         folder = model_folder(path)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no such folder of a model or checkpoint")
         if folder.name == LAST_MODEL:
             found = resolve_resume(folder.parent, "auto")
             if found is None:
@@ -321,29 +324,6 @@ WANDB_NAMES = {
     "train/learning_rate": "learning_rate",
 }
 """The guide's names of what Weights & Biases shows, by those of transformers."""
-
-
-def model_folder(path: str | os.PathLike[str]) -> Path:
-    """Returns the folder of a saved model or checkpoint.
-
-    Args:
-        path (path): The folder, or its name with ``.pt`` behind it, as the guide has it.
-
-    Raises:
-        CheckpointError: If there is none, or it is a file of ``torch.save``.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise CheckpointError(
-            f"{path} is a file of torch.save, which can hold code and is not loaded. Load its "
-            "weights with torch.load(path, weights_only=True)['model_state_dict'], give them to "
-            "model.load_state_dict and save the model with model.save_pretrained(folder)."
-        )
-    if path.suffix == ".pt" and path.with_suffix("").is_dir():
-        return path.with_suffix("")
-    raise CheckpointError(f"{path}: there is no such folder; expected a saved model or checkpoint")
 
 
 def _pairwise(loader: DataLoader, name: str) -> PairwiseDataset:

@@ -37,6 +37,7 @@ __all__ = [
     "contested",
     "find_images",
     "load_ranking_model",
+    "model_folder",
     "rank_by_scores",
     "win_probabilities",
 ]
@@ -74,7 +75,7 @@ def load_ranking_model(source: str | os.PathLike[str]) -> PairwiseRankingModel:
     Raises:
         CheckpointError: If there is none, or it is of another kind, damaged or a part of one.
     """
-    path = _folder_of(Path(source))
+    path = model_folder(source)
     if path.is_dir():
         source = path
         if not (path / "config.json").is_file():
@@ -94,8 +95,21 @@ def load_ranking_model(source: str | os.PathLike[str]) -> PairwiseRankingModel:
         raise CheckpointError(f"{source} cannot be loaded: {reason}") from error
 
 
-def _folder_of(path: Path) -> Path:
-    """The folder with ``config.json`` that was meant."""
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a saved model or checkpoint that is meant by a path.
+
+    Args:
+        path (path): The folder; that of a run with ``model/`` in it; or, as the guide has it, the
+            folder's name with ``.pt`` behind it.
+
+    Returns:
+        The folder, or the path itself where there is no such folder.
+
+    Raises:
+        CheckpointError: If it is a file of ``torch.save``, or its name without the ending no
+            folder.
+    """
+    path = Path(path)
     if path.suffix in _PICKLES:
         if path.is_file():
             raise CheckpointError(

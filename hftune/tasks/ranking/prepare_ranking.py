@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ from .feature_cache import FeatureCache, compute_features, features_space
 from .image_files import inspect_images
 from .modeling_ranking import PairwiseRankingModel, make_processor, ranking_config
 from .pairs_ranking import PairIndex, tier_pair_matrix
-from .splitter_ranking import split_rows
+from .splitter_ranking import SPLITS, split_rows
+from .table_rows_ranking import listed
 from .tables_ranking import (
     Comparisons,
     ImageTable,
@@ -54,8 +57,6 @@ __all__ = [
     "pair_settings",
     "prepare_ranking",
 ]
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,155 +153,175 @@ def prepare_ranking(arguments: RankingDataArguments) -> RankingData:
 
 
 def _prepare(arguments: RankingDataArguments) -> RankingData:
-    tables, comparisons, source = _read(arguments)
-    hashes = {name: _hashes(table) for name, table in tables.items()}
-    if len(tables) == 1:  # a split that keeps the same picture, under any name, together
-        rows = _split(tables["train"], hashes["train"], arguments)
-        whole, whole_hashes = tables["train"], hashes["train"]
-    else:
-        order = [name for name in SPLITS if name in tables]
-        keep = check_duplicates(
-            {name: tables[name] for name in order}, hashes, arguments.on_duplicates
+    tables, source = _read_tables(arguments)
+    table = _joined(list(tables.values()))
+    hashes = np.array([facts.sha256 for facts in inspect_images(table.paths)])
+    parts = _split(table, hashes, _rows_of(tables), arguments)
+    keep = check_duplicates(
+        {name: table.select(rows) for name, rows in parts.items()},
+        {name: hashes[rows] for name, rows in parts.items()},
+        arguments.on_duplicates,
+    )
+    parts = {name: rows[keep[name]] for name, rows in parts.items()}
+    _check_ids(table, parts)
+
+    kept = np.sort(np.concatenate(list(parts.values())))
+    table, hashes = table.select(kept), hashes[kept]
+    votes = None
+    if arguments.comparisons is not None:
+        votes = read_comparisons(arguments.comparisons, table)
+    splits = {}
+    for name, rows in parts.items():
+        rows = np.searchsorted(kept, rows)
+        comparisons = None if votes is None else votes.within(rows)
+        splits[name] = RankingSplit(
+            name, table.select(rows), tuple(hashes[rows].tolist()), comparisons
         )
-        tables = {name: tables[name].select(keep[name]) for name in order}
-        hashes = {name: [hashes[name][row] for row in keep[name]] for name in order}
-        if "validation" not in tables:
-            share = arguments.val_ratio / (arguments.train_ratio + arguments.val_ratio)
-            parts = split_rows(
-                tables["train"], (1 - share, share, 0.0), arguments.split_seed, hashes["train"]
-            )
-            whole_train, train_hashes = tables["train"], hashes["train"]
-            for name, part in zip(("train", "validation"), parts, strict=False):
-                tables[name] = whole_train.select(part)
-                hashes[name] = [train_hashes[row] for row in part]
-        whole = _joined([tables[name] for name in SPLITS if name in tables])
-        whole_hashes = [h for name in SPLITS if name in tables for h in hashes[name]]
-        ends = np.cumsum([len(tables[name]) for name in SPLITS if name in tables])
-        bounds = zip([0, *ends], ends, strict=False)
-        present = (name for name in SPLITS if name in tables)
-        rows = {
-            name: np.arange(start, end) for name, (start, end) in zip(present, bounds, strict=False)
-        }
-    votes = None if comparisons is None else read_comparisons(comparisons, whole)
-    splits = {
-        name: RankingSplit(
-            name,
-            whole.select(part),
-            tuple(whole_hashes[row] for row in part),
-            None if votes is None else votes.within(part),
-        )
-        for name, part in rows.items()
-    }
-    train_on = arguments.train_on or ("comparisons" if whole.targets is None else "tiers")
-    _check(splits, train_on, comparisons)
-    content = {
-        name: [split.hashes, None if split.table.targets is None else split.table.targets.tolist()]
-        for name, split in splits.items()
-    }
-    content["votes"] = [] if votes is None else [votes.images.tolist(), votes.votes.tolist()]
+    train_on = arguments.train_on or ("comparisons" if table.targets is None else "tiers")
+    _check_pairs(splits, train_on)
     return RankingData(
         splits["train"],
         splits["validation"],
         splits.get("test"),
         train_on,
         votes,
-        len(whole),
-        xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode()),
+        len(table),
+        _fingerprint(splits, votes),
         source,
     )
 
 
-def _read(
-    arguments: RankingDataArguments,
-) -> tuple[dict[str, ImageTable], Path | None, str]:
-    """The tables by split, the file of comparisons, and where it all came from."""
-    options: dict[str, Any] = {
-        "tiers": arguments.tiers or None,
-        "rank_by": arguments.rank_by,
-        "group_column": arguments.group_column,
-    }
+def _read_tables(arguments: RankingDataArguments) -> tuple[dict[str, ImageTable], str]:
+    """The tables that were given, by split in the order of :data:`SPLITS`, and their source."""
     if arguments.data_dir is None:
-        metadata = write_example(hftune_home() / "cache" / "ranking_example")
         say("No --data_dir: a small set of pictures that were degraded in steps.")
-        return {"train": read_images(metadata, metadata.parent / "images")}, None, "example"
-    folder = Path(arguments.data_dir)
+        folder, source = (
+            write_example(hftune_home() / "cache" / "ranking_example").parent,
+            "example",
+        )
+    else:
+        folder, source = Path(arguments.data_dir), arguments.data_dir
+    if not folder.is_dir():
+        raise DataError(f"--data_dir {folder} is no folder; expected the one with the images.")
     images = folder / "images" if (folder / "images").is_dir() else folder
-    comparisons = None if arguments.comparisons is None else Path(arguments.comparisons)
-    metadata = arguments.metadata or _beside(folder)
+    metadata = arguments.metadata or _metadata_of(folder)
+    given = {
+        "train": metadata,
+        "validation": arguments.val_metadata,
+        "test": arguments.test_metadata,
+    }
     if metadata is None:
-        if comparisons is None:
+        if arguments.comparisons is None or any(given.values()):
             raise ConfigurationError(
                 f"--data_dir {folder}: no metadata.csv in it or beside it. Give --metadata "
-                "(image_id, filename, tier) or --comparisons (image_1, image_2, votes_1, votes_2)."
+                "(image_id, filename, tier), or --comparisons (image_1, image_2, votes_1, votes_2) "
+                "and no other table."
             )
-        return {"train": images_of_comparisons(comparisons, images)}, comparisons, str(folder)
-    tables = {"train": read_images(metadata, images, **options)}
-    # The order of tiers that the training table has, also where others lack some of them.
-    options["tiers"] = tables["train"].tiers or None
-    for name, path in (("validation", arguments.val_metadata), ("test", arguments.test_metadata)):
-        if path is not None:
-            tables[name] = read_images(path, images, **options)
-    return tables, comparisons, str(folder)
+        return {"train": images_of_comparisons(arguments.comparisons, images)}, source
+
+    tables, problems = {}, []
+    tiers, rank_by = arguments.tiers or None, arguments.rank_by
+    for split, path in given.items():
+        if path is None:
+            continue
+        try:
+            table = read_images(
+                path, images, tiers=tiers, rank_by=rank_by, group_column=arguments.group_column
+            )
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if not tables:  # the others are ranked as the first one, also where they lack a tier
+            tiers, rank_by = table.tiers or None, "tier" if table.tiers else "score"
+        tables[split] = table
+    if problems:
+        raise DataError("\n".join(problems))
+    return tables, source
 
 
-def _beside(folder: Path) -> Path | None:
+def _metadata_of(folder: Path) -> Path | None:
     places = (folder / "metadata.csv", folder.parent / "metadata.csv")
     return next((path for path in places if path.is_file()), None)
 
 
-def _hashes(table: ImageTable) -> list[str]:
-    return [facts.sha256 for facts in inspect_images(table.paths)]
+def _joined(tables: Sequence[ImageTable]) -> ImageTable:
+    """One table of several that are ranked alike."""
+    columns: dict[str, Any] = {}
+    for name in ("ids", "paths", "targets", "scores", "groups"):
+        parts = [getattr(table, name) for table in tables]
+        if any(part is None for part in parts):
+            columns[name] = None
+        elif isinstance(parts[0], np.ndarray):
+            columns[name] = np.concatenate(parts)
+        else:
+            columns[name] = tuple(itertools.chain(*parts))
+    return dataclasses.replace(tables[0], **columns)
+
+
+def _rows_of(tables: Mapping[str, ImageTable]) -> dict[str, np.ndarray]:
+    """Rows of each table in the one that is joined of them."""
+    ends = np.cumsum([len(table) for table in tables.values()])
+    return dict(zip(tables, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
 
 
 def _split(
-    table: ImageTable, hashes: list[str], arguments: RankingDataArguments
+    table: ImageTable,
+    hashes: np.ndarray,
+    parts: dict[str, np.ndarray],
+    arguments: RankingDataArguments,
 ) -> dict[str, np.ndarray]:
-    ratios = (arguments.train_ratio, arguments.val_ratio, arguments.test_ratio)
-    parts = split_rows(table, ratios, arguments.split_seed, hashes)
-    return {
-        name: part
-        for name, part, ratio in zip(SPLITS, parts, ratios, strict=True)
-        if ratio or name != "test"
-    }
+    """Rows of each split: those of the given tables, or shares of the first one.
+
+    The same picture, under whatever name, and a group stay together.
+    """
+    if "validation" in parts:
+        return parts
+    test_ratio = 0.0 if "test" in parts else arguments.test_ratio
+    ratios = np.array([arguments.train_ratio, arguments.val_ratio, test_ratio])
+    rows = parts["train"]
+    found = split_rows(
+        table.select(rows), ratios / ratios.sum(), arguments.split_seed, hashes[rows]
+    )
+    shares = {name: rows[part] for name, part in zip(SPLITS, found, strict=True) if len(part)}
+    return {**parts, **shares}
 
 
-def _joined(tables: list[ImageTable]) -> ImageTable:
-    """One table of several that have the same tiers; ids that two of them use become paths."""
-    ids = [name for table in tables for name in table.ids]
-    if len(set(ids)) < len(ids):
-        twice = sorted({name for name in ids if ids.count(name) > 1})
+def _check_ids(table: ImageTable, parts: Mapping[str, np.ndarray]) -> None:
+    """An id stands for one image, also across tables."""
+    owner: dict[str, str] = {}
+    twice = [
+        f"{table.ids[row]!r} is in {owner[table.ids[row]]} and {name}"
+        for name, rows in parts.items()
+        for row in rows
+        if owner.setdefault(table.ids[row], name) != name
+    ]
+    if twice:
         raise DataError(
-            f"{len(twice)} image_ids are in more than one table: {', '.join(twice[:5])}"
-            f"{', ...' if len(twice) > 5 else ''}. An image belongs to one split."
+            f"{len(twice):,} image_ids stand for different images:{listed(twice)}\nAn image_id "
+            "belongs to one image."
         )
 
-    def together(name: str) -> Any:
-        parts = [getattr(table, name) for table in tables]
-        if any(part is None for part in parts):
-            return None
-        if isinstance(parts[0], np.ndarray):
-            return np.concatenate(parts)
-        return tuple(value for part in parts for value in part)
 
-    return dataclasses.replace(
-        tables[0],
-        **{name: together(name) for name in ("ids", "paths", "targets", "scores", "groups")},
-    )
-
-
-def _check(splits: dict[str, RankingSplit], train_on: str, comparisons: Path | None) -> None:
-    if train_on == "comparisons" and comparisons is None:
-        raise ConfigurationError("--train_on comparisons needs --comparisons FILE.")
+def _check_pairs(splits: Mapping[str, RankingSplit], train_on: str) -> None:
     for name, split in splits.items():
-        what = f"the {name} split"
-        needs_tiers = train_on == "tiers" if name == "train" else split.table.targets is not None
-        if needs_tiers:
-            require_pairs(split.table, what)
+        by_targets = train_on == "tiers" if name == "train" else split.table.targets is not None
+        if by_targets:
+            require_pairs(split.table, f"the {name} split")
         elif not split.comparisons:
             raise DataError(
-                f"{what} has no comparison between two of its {len(split.table)} images: "
-                "comparisons between splits cannot be used. Give more, or larger splits."
+                f"the {name} split has no comparison between two of its {len(split.table):,} "
+                "images: comparisons between splits cannot be used. Give more of them, or larger "
+                "splits."
             )
+
+
+def _fingerprint(splits: Mapping[str, RankingSplit], votes: Comparisons | None) -> str:
+    content: dict[str, Any] = {
+        name: [split.hashes, None if split.table.targets is None else split.table.targets.tolist()]
+        for name, split in splits.items()
+    }
+    content["votes"] = [] if votes is None else [votes.images.tolist(), votes.votes.tolist()]
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 # Settings that depend on the data
@@ -334,24 +355,33 @@ def pair_settings(arguments: RankingDataArguments, data: RankingData) -> dict[st
         data (RankingData): The images.
 
     Raises:
-        ConfigurationError: If weights name unknown tiers, or no pair is left.
+        ConfigurationError: If settings are not for such data, weights name unknown tiers, or no
+            pair is left.
     """
-    table, gap = data.train.table, arguments.min_tier_gap
+    gap, given = arguments.min_tier_gap, arguments.tier_pair_weights
+    if not data.tiers or data.train_on == "comparisons":
+        if given or gap > 1:
+            what = "scores" if data.train_on == "tiers" else "comparisons"
+            raise ConfigurationError(
+                f"min_tier_gap and tier_pair_weights are for tiers, and training follows {what}"
+            )
+        gap = 0
     if data.train_on == "comparisons":
+        if arguments.pairs_per_epoch is not None:
+            raise ConfigurationError("pairs_per_epoch: an epoch has all comparisons, each once")
         return {"pairs": TrainingPairs(data.train.comparisons)}
-    weights = None
-    if data.tiers and (arguments.tier_pair_weights or gap > 1):
-        weights = tier_pair_matrix(arguments.tier_pair_weights, data.tiers, gap)
-    elif arguments.tier_pair_weights or gap > 1:
+    index = PairIndex(data.train.table.targets, gap)
+    if not len(index):
         raise ConfigurationError(
-            "min_tier_gap and tier_pair_weights are for tiers, and these images have scores"
+            f"min_tier_gap: found {gap}, and no two training images are as many tiers apart"
         )
+    weights = tier_pair_matrix(given, data.tiers, gap) if given or gap > 1 else None
     if arguments.pairing == "batch":
         return {"pair_weights": weights}
     return {
-        "pairs": TrainingPairs(PairIndex(table.targets, gap if data.tiers else 0)),
+        "pairs": TrainingPairs(index),
         "pairs_per_epoch": arguments.pairs_per_epoch,
-        "pair_weights": weights if arguments.tier_pair_weights else None,
+        "pair_weights": weights if given else None,
     }
 
 

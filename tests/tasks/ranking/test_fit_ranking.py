@@ -17,7 +17,7 @@ from hftune.callbacks import wandb_mirror
 from hftune.tasks.ranking import fit_ranking
 from hftune.tasks.ranking.data_ranking import PairwiseDataset
 from hftune.tasks.ranking.evaluation_ranking import Evaluator
-from hftune.tasks.ranking.fit_ranking import Trainer, TrainingConfig, model_folder
+from hftune.tasks.ranking.fit_ranking import Trainer, TrainingConfig
 from hftune.tasks.ranking.modeling_ranking import PairwiseRankingModel
 from hftune.utils.errors import CheckpointError, ConfigurationError
 
@@ -139,11 +139,11 @@ def test_what_can_be_loaded(loaders, tmp_path):
     assert all(torch.equal(want[name], value) for name, value in fresh.state_dict().items())
     assert fresh.config.score_temperature == model.config.score_temperature
 
-    with pytest.raises(CheckpointError, match="there is no such folder; expected a saved model"):
+    with pytest.raises(CheckpointError, match="there is neither a file .*nothing.pt nor a folder"):
         done.load_checkpoint(tmp_path / "nothing.pt")
     torch.save({"epoch": 1}, tmp_path / "guide.pt")
-    with pytest.raises(CheckpointError, match="is a file of torch.save, which can hold code"):
-        model_folder(tmp_path / "guide.pt")
+    with pytest.raises(CheckpointError, match="guide.pt is a pickle, which can run any program"):
+        done.load_checkpoint(tmp_path / "guide.pt")
     (tmp_path / "empty" / "last_model").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="holds no checkpoint to go on from"):
         done.load_checkpoint(tmp_path / "empty" / "last_model")
