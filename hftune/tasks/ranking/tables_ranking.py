@@ -431,6 +431,8 @@ def _tier_targets(values: Sequence[str], tiers: tuple[str, ...], problems: Probl
         if value and value not in target:
             same = [tier for tier in (*tiers, *TIER_LETTERS) if tier.upper() == value.upper()]
             near = f" Did you mean {same[0]!r}?" if same else did_you_mean(value, tiers)
+            if value in TIER_LETTERS:
+                near = " Give all names, best first, as tiers."
             problems.row(row, f"tier {value!r} is none of {', '.join(tiers)}.{near}")
     return np.array([target.get(value, np.nan) for value in values], np.float64)
 
