@@ -134,13 +134,18 @@ def _timm_config(architecture: str, image_size: int) -> PreTrainedConfig:
         except RuntimeError as error:
             near = did_you_mean(architecture, [*timm.list_models(), *timm.list_pretrained()])
             raise CheckpointError(f"timm: {error}{near}") from error
+        except AssertionError as error:
+            raise ConfigurationError(
+                f"timm's model {architecture} cannot be made for images of {image_size} pixels "
+                f"({error}): give another image_size"
+            ) from error
         config = TimmWrapperConfig(
             architecture=architecture, model_args=model_args, do_pooling=False
         )
         if "img_size" in model_args:  # the image processor makes whole patches
             model_args["img_size"] -= image_size % patch_size_of(config)
         return config
-    raise ConfigurationError(f"timm's model {architecture!r} cannot be made at {image_size} pixels")
+    raise ConfigurationError(f"timm's model {architecture} takes no images of any size")
 
 
 def _timm(architecture: str) -> Any:
@@ -154,12 +159,12 @@ def _timm(architecture: str) -> Any:
 
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """Makes a backbone with new weights, in float32.
+    """Makes a backbone with new weights, in torch's default precision whatever it was saved in.
 
     Args:
         config (PreTrainedConfig): Its configuration.
     """
-    return AutoModel.from_config(config, dtype=torch.float32)
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 def load_backbone(name: str | os.PathLike[str], config: PreTrainedConfig) -> PreTrainedModel:
@@ -289,7 +294,8 @@ class BackboneFacts:
 
     Attributes:
         width (int): Numbers of each token or place.
-        is_map (bool): Whether they are a map ``[C, H, W]`` or ``[H, W, C]`` in place of tokens.
+        tokens (int): How many tokens, patches and others, an image has; 0 where it is a map
+            ``[C, H, W]`` or ``[H, W, C]``.
         unused (frozenset of str): Parameters that they do not depend on, such as those of a pooling
             layer of its own.
         linear (tuple of str): Linear layers that can have adapters: they depend on them, and these
@@ -297,7 +303,7 @@ class BackboneFacts:
     """
 
     width: int
-    is_map: bool
+    tokens: int
     unused: frozenset[str]
     linear: tuple[str, ...]
 
@@ -327,15 +333,15 @@ def facts_of(config: PreTrainedConfig) -> BackboneFacts:
             total = hidden.sum()
     except Exception as error:  # whatever the code of a model of something else raises
         raise ConfigurationError(
-            f"backbone: a {type(backbone).__name__} is not a vision model that makes tokens or a "
-            f"map of an image ({type(error).__name__}: {error})"
+            f"backbone: a {type(backbone).__name__} makes no tokens and no map of an image of "
+            f"{width} x {height} pixels ({type(error).__name__}: {error})"
         ) from error
     names, parameters = zip(*backbone.named_parameters(), strict=True)
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     unused = frozenset(n for n, g in zip(names, gradients, strict=True) if g is None)
     return BackboneFacts(
         width=hidden.shape[-1 if hidden.ndim == 3 or channels_last(backbone) else 1],
-        is_map=hidden.ndim == 4,
+        tokens=hidden.shape[1] if hidden.ndim == 3 else 0,
         unused=unused,
         linear=tuple(n for n, m in linear.items() if m in called and f"{n}.weight" not in unused),
     )
@@ -456,3 +462,7 @@ def _add_adapters(
         target_modules=chosen,
     )
     inject_adapter_in_model(lora, backbone)
+    for name, module in backbone.named_modules():
+        if ".lora_" in name:
+            # Else transformers draws those anew that are 0, and features start as other ones.
+            module._is_hf_initialized = True

@@ -36,7 +36,7 @@ from .backbones_ranking import (
     require_hub,
     still_modules,
 )
-from .configuration_ranking import PairwiseRankingConfig
+from .configuration_ranking import POOLINGS, PairwiseRankingConfig
 from .image_processing_ranking import RankingImageProcessor
 from .losses_ranking import all_pairs_loss, pair_losses, pair_measures, weighted_mean
 
@@ -102,6 +102,7 @@ class RankingHead(nn.Module):
         Returns:
             Float tensor ``[B, 1]``.
         """
+        features = features.to(self.mean.dtype)  # kept ones are float32, a loaded head need not be
         return self.score(self.projector((features - self.mean) / self.std))
 
     @torch.no_grad()
@@ -200,6 +201,9 @@ class PairwiseRankingModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leaves modules as their own code initialised them (transformers would redo it)."""
 
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        self.backbone._set_gradient_checkpointing(*args, **kwargs)  # timm's have a way of their own
+
     def get_input_embeddings(self) -> None:
         """None: there are no words. FSDP asks for them."""
 
@@ -228,6 +232,7 @@ class PairwiseRankingModel(PreTrainedModel):
             Float tensor ``[B, D]``.
         """
         if isinstance(pixel_values, torch.Tensor):
+            pixel_values = pixel_values.to(self.backbone.dtype)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trains_backbone):
                 hidden = self.backbone(pixel_values=pixel_values, **self._sizes).last_hidden_state
             return pool(
@@ -269,7 +274,7 @@ class PairwiseRankingModel(PreTrainedModel):
             pairs (int64 tensor ``[P, 2]``, *optional*): Pairs of images of the batch; the loss is
                 then theirs.
             votes (float tensor ``[P, 2]``, *optional*): Votes for the first and the second image of
-                each pair; a pair weighs as much as it has votes.
+                each pair; a pair weighs as much as it has votes. Defaults to one for the first.
 
         Returns:
             RankingOutput: Loss and scores. For ``model(img1, img2)`` the two scores, ``[B, 1]``
@@ -296,12 +301,14 @@ class PairwiseRankingModel(PreTrainedModel):
         scores: torch.Tensor,
         targets: torch.Tensor | None,
         pairs: torch.Tensor,
-        votes: torch.Tensor,
+        votes: torch.Tensor | None,
         settings: dict[str, Any],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         first, second = pairs.unbind(1)
+        if votes is None:
+            votes = scores.new_tensor([[1.0, 0.0]]).expand(len(pairs), 2)
         total = votes.sum(1)
-        labels = (votes[:, 0] - votes[:, 1]) / total
+        labels = (votes[:, 0] - votes[:, 1]) / total.clamp(min=torch.finfo(total.dtype).tiny)
         differences = scores[first] - scores[second]
         gaps = 1.0 if targets is None else (targets[first] - targets[second]).abs()
         losses = pair_losses(differences, labels, gaps, **settings)
@@ -343,8 +350,9 @@ class PairwiseRankingModel(PreTrainedModel):
         """Scores images that are files, pictures or pixels; each passes the backbone once.
 
         Args:
-            images: A path, a PIL image, an array ``[H, W, 3]`` of bytes, a list of these, or pixel
-                values ``[B, 3, H, W]`` as the image processor makes them.
+            images: A path, a PIL image, an array ``[H, W, 3]`` of bytes or pixel values
+                ``[3, H, W]`` as the image processor makes them; or many of one kind, as a list or a
+                tensor ``[B, 3, H, W]``.
             batch_size (int): Images at a time. Defaults to 32.
 
         Returns:
@@ -355,30 +363,26 @@ class PairwiseRankingModel(PreTrainedModel):
             DataError: If a file is not an image.
         """
         if isinstance(images, torch.Tensor):
-            batches: Any = images.split(batch_size)
-        else:
-            if self.image_processor is None:
-                raise ConfigurationError(
-                    "the model has no image processor: set model.image_processor, or give pixel "
-                    "values"
-                )
-            single = isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence)
-            images = [images] if single else images
-            batches = (
-                self.image_processor(images[start : start + batch_size])["pixel_values"]
-                for start in range(0, len(images), batch_size)
+            images = images[None] if images.ndim == 3 else images
+        elif isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+            images = [images]
+        are_pixels = len(images) > 0 and isinstance(images[0], torch.Tensor)
+        if not are_pixels and self.image_processor is None:
+            raise ConfigurationError(
+                "the model has no image processor: set model.image_processor, or give pixel values"
             )
-        device = self.head.mean.device
+        scores = [torch.empty(0)]
         with evaluating(self):
-            scores = [
-                self._scores(
-                    batch.to(device)
-                    if isinstance(batch, torch.Tensor)
-                    else [image.to(device) for image in batch]
-                )[:, 0]
-                for batch in batches
-            ]
-        return torch.cat(scores).cpu()
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                if not are_pixels:
+                    batch = self.image_processor(batch)["pixel_values"]
+                if isinstance(batch, torch.Tensor):
+                    batch = batch.to(self.device)
+                else:
+                    batch = [image.to(self.device) for image in batch]
+                scores.append(self._scores(batch)[:, 0].cpu())
+        return torch.cat(scores)
 
     # Saving
 
@@ -423,7 +427,8 @@ class PairwiseRankingModel(PreTrainedModel):
         except SafetensorError as error:
             raise CheckpointError(f"the weights in {source} are damaged: {error}.") from error
         missing = set(information["missing_keys"])
-        only_head = missing and all(name.startswith("backbone.") for name in missing)
+        of_backbone = {name for name, _ in model.named_parameters() if name.startswith("backbone.")}
+        only_head = missing >= of_backbone and not information["unexpected_keys"]
         raise_on_mismatch(
             source,
             missing=missing,
@@ -471,12 +476,16 @@ def ranking_config(backbone: PreTrainedModel, **settings: Any) -> PairwiseRankin
         ConfigurationError: With all that is wrong.
     """
     facts = facts_of(backbone.config)
-    has_class = class_tokens(backbone) and not facts.is_map
-    pooling = settings.pop("pooling", None) or ("cls_mean" if has_class else "mean")
-    if pooling in ("cls", "cls_mean") and not has_class:
+    possible = ["mean"]
+    if facts.tokens and class_tokens(backbone):
+        only_class = facts.tokens == prefix_tokens(backbone)
+        possible = ["cls"] if only_class else ["cls_mean", "cls", "mean"]
+    pooling = settings.pop("pooling", None) or possible[0]
+    if pooling in POOLINGS and pooling not in possible:
+        missing = "patches" if possible == ["cls"] else "class token"
         raise ConfigurationError(
-            f"pooling {pooling} needs a class token, which a {type(backbone).__name__} does not "
-            "have: use mean"
+            f"pooling: found {pooling}, but a {type(backbone).__name__} makes no {missing}: use "
+            f"{possible[0]}"
         )
     return PairwiseRankingConfig(
         backbone_config=backbone.config,
