@@ -506,7 +506,16 @@ def make_processor(
         resize_mode (str): How images get it.
         name (str): Of pretrained weights, whose mean and deviation of pixels are then used where
             they say them. Defaults to none: those of ImageNet.
+
+    Raises:
+        ConfigurationError: If images cannot have their own size.
     """
+    model_args = getattr(vision, "model_args", None) or {}
+    if resize_mode == "native" and "img_size" in model_args and len(model_args) == 1:
+        raise ConfigurationError(
+            f"resize_mode native: timm's {vision.architecture} takes images of one size alone: use "
+            "letterbox, squash or crop"
+        )
     statistics: dict[str, Any] = {}
     if name.startswith(TIMM):
         import timm

@@ -27,6 +27,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPProcessor,
     Dinov2Config,
+    TimmWrapperConfig,
 )
 
 from hftune import HFTuneArguments, HFTuneTrainer
@@ -238,6 +239,16 @@ def test_colours_of_a_model_of_images_and_texts(tmp_path):
         json.dumps({"processor_class": "CLIPProcessor", "image_processor": inner})
     )
     assert make_processor(vision, SIZE, "squash", str(tmp_path / "whole")).image_mean[0] == 0.3
+
+
+def test_backbones_of_one_size_take_no_images_of_their_own():
+    levit = TimmWrapperConfig(architecture="levit_128s", model_args={"img_size": 224})
+    with pytest.raises(
+        ConfigurationError, match="timm's levit_128s takes images of one size alone"
+    ):
+        make_processor(levit, 224, "native")
+    assert make_processor(levit, 224, "crop").size == 224
+    assert make_processor(ALL["timm_vit"], 224, "native").patch_size == 8
 
 
 def test_a_configuration_excludes_settings():
