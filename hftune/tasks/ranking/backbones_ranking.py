@@ -69,6 +69,7 @@ def backbone_config(name: str, image_size: int) -> PreTrainedConfig:
 
     Raises:
         CheckpointError: If there is no such model.
+        ConfigurationError: If it cannot score images.
     """
     if name.startswith(TIMM):
         return _timm_config(name.removeprefix(TIMM), image_size)
@@ -81,6 +82,11 @@ def backbone_config(name: str, image_size: int) -> PreTrainedConfig:
         raise CheckpointError(
             f"{name} is a ranking model, not a backbone: PairwiseRankingModel.from_pretrained "
             "loads it as it is"
+        )
+    if config.model_type == "vit_mae":  # masks patches in every pass, also when it does not train
+        raise ConfigurationError(
+            f"backbone {name}: a ViT-MAE sees a random part of each image, so that its scores "
+            "would be random too; load its weights into a ViTModel, and give the folder of that"
         )
     return getattr(config, "vision_config", config)
 
