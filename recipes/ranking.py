@@ -96,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> RankingTrainer:
         with record.timed("data"):
             data = prepare_ranking(data_args)
         record.update(data=data.describe())
-        settings = apply_preset(settings, args, len(data.train.table))
-        record.update(configuration=settings.as_dict())
+        training = apply_preset(settings, args, len(data.train.table)).as_dict()["training"]
+        record.update(configuration={**record.values["configuration"], "training": training})
         pairs = pair_settings(data_args, data)
 
         # 2. Model; what is new in it begins with weights of the seed
