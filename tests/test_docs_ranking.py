@@ -6,27 +6,45 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import csv
 import dataclasses
 import importlib
 import inspect
+import io
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
+from processes import run_alone
 from transformers import Dinov2Config, Dinov2Model
 
 import hftune.tasks.ranking as ranking
+from hftune.cli.main import main
 from hftune.tasks.ranking import PairwiseRankingModel, TrainingConfig
+from hftune.tasks.ranking.arguments_ranking import (
+    PRESETS,
+    RankingDataArguments,
+    RankingModelArguments,
+    RankingTrainingArguments,
+)
 from hftune.tasks.ranking.configuration_ranking import LOSS_FUNCTIONS
+from hftune.tasks.ranking.fit_ranking import WANDB_NAMES
+from hftune.tasks.ranking.image_processing_ranking import RESIZE_MODES
 from hftune.tasks.ranking.losses_ranking import pair_losses
+from hftune.tasks.ranking.tables_ranking import read_images
+from hftune.utils.errors import DataError
 from hftune.utils.files import read_json
 
-GUIDE = {"epochs", "batch_size", "gradient_clip_norm", "wandb_run_name"}  # other names of settings
+SMALLER = ["--use_cpu", "--wandb", "off", "--logging_steps", "50", "--early_stopping_patience", "0"]
+NEW = ["--hidden_size", "8", "--num_hidden_layers", "1", "--image_size", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +81,14 @@ def make_world(folder) -> None:
     lines, votes = ["image_id,filename,tier,score,artist"], ["image_1,image_2,votes_1,votes_2"]
     for number in range(1, 41):
         tier = "SABC"[number % 4]
-        pixels = draw.normal(220 - 50 * (number % 4), 20, (28, 28 + number % 8, 3)).clip(0, 255)
+        pixels = draw.normal(220 - 50 * (number % 4), 20, (36, 36 + number % 8, 3)).clip(0, 255)
         name = f"image_{number:03}.jpg"
         Image.fromarray(pixels.astype(np.uint8)).save(folder / "data" / "images" / name)
         score = 9 - 2 * (number % 4) + draw.normal() / 4
         lines.append(f"img_{number:03},{name},{tier},{score:.2f},artist {number % 20}")
         for other in range(1, number):  # the brighter one has more votes, and sometimes does not
             better = (number % 4 < other % 4) ^ (draw.random() < 0.2)
-            votes.append(f"img_{number:03},img_{other:03},{int(better)},{int(not better)}")
+            votes.append(f"{name},image_{other:03}.jpg,{int(better)},{int(not better)}")
     (folder / "data" / "metadata.csv").write_text("\n".join(lines) + "\n")
     (folder / "data" / "comparisons.csv").write_text("\n".join(votes) + "\n")
     images = sorted((folder / "data" / "images").iterdir())
@@ -79,13 +97,14 @@ def make_world(folder) -> None:
     (folder / "photos").symlink_to(folder / "data" / "images")
     torch.manual_seed(0)
     Dinov2Model(
-        Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+        Dinov2Config(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=28)
     ).save_pretrained(folder / "tiny")
 
 
 # Python
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
 def test_the_python(python_page, tmp_path, capsys):
     """The blocks run in their order, as one program."""
     torch.set_num_threads(1)
@@ -223,6 +242,192 @@ def test_the_losses(python_page):
     assert torch.equal(
         pair_losses(d, y, loss_function="margin", margin=1.0), (1 - y * d).clamp(min=0)
     )
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def runs(page, repository, tmp_path_factory):
+    """Folder in which all commands of the page were given, and what ``hftune`` printed."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("ranking")
+    make_world(folder)
+    (folder / "recipes").symlink_to(repository / "recipes")
+    shown: list[tuple[list[str], str]] = []
+    with inside(folder):
+        train, validation, test = ranking.DataSplitter().split(pandas.read_csv("data/metadata.csv"))
+        for name, part in {"train": train, "val": validation, "test": test}.items():
+            part.to_csv(f"data/{name}_metadata.csv", index=False)
+        for block in blocks(page, "bash"):
+            for line in block.splitlines():
+                words = shlex.split(line)
+                shown.append((words, give(words)))
+    return folder, [(words, text) for words, text in shown if words[0] == "hftune"]
+
+
+def give(words: list[str]) -> str:
+    """One command of the page, with small models for few epochs."""
+    if words[0] == "pip":
+        return ""
+    if words[0] == "hftune":
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            assert main(words[1:]) == 0, words
+        return shown.getvalue()
+    if words[0] == "WANDB_MODE=offline":
+        words = words[1:]
+    assert words[:3] == ["accelerate", "launch", "recipes/ranking.py"]
+    words = words[3:] + SMALLER
+    if "--epochs" in words:
+        words[words.index("--epochs") + 1] = "2"
+    else:
+        words += ["--epochs", "2"]
+    if "--config" not in words:
+        words += ["--backbone", "tiny", "--image_size", "28"]
+    else:
+        assert os.path.isfile(words[words.index("--config") + 1])
+        words += NEW if "--data-dir" in words else [*NEW, "--data_dir", "data"]
+    if "runs/art" not in words:
+        words += ["--tracking", "off"]
+    recipe = importlib.import_module("hftune.recipes.ranking")
+    assert run_alone(lambda: recipe.main(words)) == 0, words
+    return ""
+
+
+def printed(runs, *words: str) -> str:
+    """What the command with these words printed."""
+    (found,) = [text for given, text in runs[1] if set(words) <= set(given)]
+    return found
+
+
+def test_the_runs_leave_what_the_page_says(page, runs):
+    folder = runs[0]
+    tree = page.split("\n```\nruns/art/")[1].split("```")[0]
+    names = [name for line in tree.splitlines()[1:] for name in line.split("   ")[0].split()]
+    left = set(os.listdir(folder / "runs/art"))
+    for name in names:
+        if name not in ("checkpoint-95/", "..."):
+            assert name.rstrip("/") in left, name
+    named = set(re.findall(r"--output-dir \./?(\S+)|--output[-_]dir (runs/\S+)", page))
+    folders = {first or second for first, second in named}
+    assert len(folders) == 13
+    for name in folders:
+        assert (folder / name / "model" / "model.safetensors").is_file(), name
+        assert (folder / name / "report.html").is_file()
+    small = (folder / "runs/art").glob("checkpoint-*/model.safetensors")
+    whole = (folder / "runs/art/model/model.safetensors").stat().st_size
+    assert all(path.stat().st_size < whole for path in small)
+
+
+def test_the_runs_are_what_their_options_say(runs):
+    def run(name):
+        return read_json(runs[0] / name / "run.json")
+
+    art = run("runs/art")["configuration"]["training"]
+    assert art["learning_rate"]["value"] == 5e-5 and "preset small" in str(art["learning_rate"])
+    assert run("runs/votes")["data"]["train_on"] == "comparisons"
+    assert run("runs/tiers_and_votes")["data"]["train_on"] == "tiers"
+    assert run("checkpoints")["data"]["images"] == {"train": 32, "validation": 4}
+    assert read_json(runs[0] / "checkpoints/scores.json")["split"] == "validation"
+    assert read_json(runs[0] / "runs/lora/model/config.json")["lora_rank"] == 8
+    assert read_json(runs[0] / "runs/unfrozen/model/config.json")["unfreeze_last_blocks"] == 2
+
+
+def test_the_scores(page, runs):
+    scores = read_json(runs[0] / "runs/tiers_and_votes/scores.json")
+    table = page.split("| in `scores.json` |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    named = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    assert named <= set(scores) | set(scores["summary"])
+    assert set(scores["summary"]) - named == {"loss", "votes_accuracy"}
+    assert {"upper_bound", "oracle"} <= set(scores["votes"]["ceiling"])
+
+
+def test_the_model_is_used(page, runs):
+    folder = runs[0]
+    text = printed(runs, "compare", "a.jpg", "runs/art/model", "c.jpg")
+    assert "better than the next one" in text
+    (row,) = json.loads(printed(runs, "compare", "--json"))
+    (like,) = blocks(page, "json")
+    assert list(row) == list(json.loads(like))
+    told = next(
+        text for words, text in runs[1] if words == shlex.split("hftune rank compare a.jpg b.jpg")
+    )
+    better = row["winner"].replace("image1", "a.jpg").replace("image2", "b.jpg")
+    assert f"{better} is better" in told
+    with open(folder / "scores.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert ",".join(rows[0]) in page and len(rows) == 40
+    assert "✓ scores.csv: 40 images" in printed(runs, "score", "--report")
+    assert (folder / "ranking.html").is_file() and (folder / "evaluation.html").is_file()
+    assert "S>A" in printed(runs, "evaluate", "evaluation.html")
+    assert "share of the votes" in printed(runs, "evaluate", "--comparisons")
+    assert "time of a pair" in printed(runs, "benchmark")
+
+
+def test_the_options(page):
+    known, defaults = {}, {}
+    for kind in (RankingDataArguments, RankingModelArguments, RankingTrainingArguments):
+        for field in dataclasses.fields(kind):
+            known[field.name] = field.name
+            defaults[field.name] = field.default
+            for alias in field.metadata.get("aliases", ()):
+                known[alias.lstrip("-").replace("-", "_")] = field.name
+    defaults |= {name: value for name, value in RankingModelArguments().sizes.items()}
+    told = {}
+    for first, default in re.findall(r"^\| (`--.+?) \| (.*?) \|", page, re.MULTILINE):
+        for name in re.findall(r"--([\w-]+)", first):
+            told[name.replace("-", "_")] = default.strip("`")
+    told.pop("resize_mode")  # also the head of a table
+    for name, default in told.items():
+        value = defaults.get(known.get(name))
+        if isinstance(value, (bool, int, float)) and "," not in default:
+            assert default in (str(value).lower(), f"{value:g}"), name
+        elif isinstance(value, str) and name != "output_dir":
+            assert default == value, name
+    text = {name.replace("-", "_") for name in re.findall(r"--([\w-]+)", page)}
+    own = {
+        field.name
+        for kind in (RankingDataArguments, RankingModelArguments)
+        for field in dataclasses.fields(kind)
+    }
+    own |= set(vars(RankingTrainingArguments)["__annotations__"]) - {
+        *("eval_strategy", "save_strategy", "load_best_model_at_end", "lr_scheduler_type")
+    }
+    assert own <= {known[name] for name in text if name in known}
+    guide = "epochs batch_size learning_rate weight_decay gradient_clip_norm seed"
+    guide += " early_stopping_patience gradient_accumulation_steps wandb_project wandb_run_name"
+    assert set(guide.split()) <= set(told)
+    modes = page.split("| `--resize-mode` | |")[1].split("\n\n")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", modes, re.MULTILINE)) == RESIZE_MODES
+
+
+def test_the_presets(page):
+    rows = re.findall(r"^\| .+? \| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
+    assert {name: [float(value) for value in values] for name, *values in rows} == {
+        name: [
+            settings["per_device_train_batch_size"],
+            settings["learning_rate"],
+            settings["num_train_epochs"],
+        ]
+        for name, settings in PRESETS.items()
+    }
+
+
+def test_the_error(page, runs, monkeypatch):
+    (shown,) = re.findall(r"```\nerror: (3 problems .*?)\n```", page, re.DOTALL)
+    monkeypatch.chdir(runs[0])
+    with open("drafts.csv", "w", encoding="utf-8") as stream:
+        stream.write("image_id,filename,tier\na,image_001.jpg,S\nb,sketch.jpg,A\n")
+        stream.write("c,image_002.jpeg,B\nd,image_003.jpg,X\n")
+    with pytest.raises(DataError) as caught:
+        read_images("drafts.csv", "data/images")
+    assert str(caught.value) == shown
+
+
+def test_what_weights_and_biases_shows(page):
+    for name in [*WANDB_NAMES.values(), "train/loss", "train/accuracy"]:
+        assert f"`{name}`" in page
 
 
 # Names
