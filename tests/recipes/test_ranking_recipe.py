@@ -315,6 +315,11 @@ def test_another_run_is_refused(recipe_again, finished):
     told = refused(recipe_again("--seed", "8"))
     assert "backbone" in told and "seed" in told
     assert "data" in refused(recipe_again("--tiers", *"CBAS"))
+    told = refused(recipe_again("--loss-function", "margin", "--pairing", "pairs"))
+    assert "loss_function: the checkpoint has 'bradley_terry', this run 'margin'." in told
+    assert "pairing: the checkpoint has 'batch', this run 'PairIndex'." in told
+    told = refused(recipe_again("--feature-cache", "off", "--rotation", "9"))
+    assert "changes: the checkpoint has {'views': 1}" in told
     assert read(finished / "scores.json")["images"] == 6
 
 

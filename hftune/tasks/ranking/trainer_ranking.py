@@ -28,6 +28,19 @@ __all__ = ["LAST_MODEL", "RankingTrainer"]
 LAST_MODEL = "last_model"
 """Folder, in a run's, of the model as it was after the last step."""
 
+_MODEL_SETTINGS = (
+    "loss_function",
+    "margin",
+    "pooling",
+    "projector_dropout",
+    "freeze_backbone",
+    "unfreeze_last_blocks",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+)
+"""Settings of the model that decide the weights, and that their shapes do not show."""
+
 
 class RankingTrainer(HFTuneTrainer):
     """An :class:`~hftune.training.trainer.HFTuneTrainer` for ranking models.
@@ -77,6 +90,15 @@ class RankingTrainer(HFTuneTrainer):
     ) -> None:
         self.images = images
         self._backbone: str | None = None
+        self._learnt_from = {
+            "pairing": "batch" if pairs is None else type(pairs.source).__name__,
+            "pairs_per_epoch": pairs_per_epoch,
+            "pair_weights": None if pair_weights is None else np.asarray(pair_weights).tolist(),
+            "min_gap": min_gap,
+            "changes": images.augmentation.settings()
+            if isinstance(images, PixelImages)
+            else {"views": images.features.views},
+        }
         seed = derive_seed(args.data_seed, "order")
         if pairs is None:
             train_dataset: Dataset = images
@@ -130,7 +152,9 @@ class RankingTrainer(HFTuneTrainer):
         if self._backbone is None:
             self._backbone = weights_digest(self._frozen())
         run["backbone"] = self._backbone  # a resume must have the same one, which it does not load
-        return run
+        config = self.accelerator.unwrap_model(self.model).config
+        run |= {name: getattr(config, name) for name in _MODEL_SETTINGS}
+        return run | self._learnt_from
 
     @contextlib.contextmanager
     def _without_backbone(self) -> Iterator[None]:
