@@ -58,20 +58,13 @@ from hftune.tasks.ranking.report_ranking import (
     render_scores,
     write_ranking_run_report,
 )
-from hftune.tasks.ranking.trainer_ranking import RankingTrainer
+from hftune.tasks.ranking.trainer_ranking import WANDB_NAMES, RankingTrainer
 from hftune.utils.files import write_json
 from hftune.utils.recipes import run_recipe
 from hftune.utils.seeds import seed_everything
 from hftune.utils.terminal import is_main_process, say
 
 TITLE = "Ranking"
-
-# The guide's names of what Weights & Biases shows.
-WANDB_NAMES = {
-    "eval/loss": "val/loss",
-    "eval/accuracy": "val/accuracy",
-    "train/learning_rate": "learning_rate",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> RankingTrainer:

@@ -20,14 +20,16 @@ from ...utils.errors import CheckpointError, ConfigurationError
 from ...utils.seeds import seed_everything
 from ...utils.terminal import say
 from .arguments_ranking import RankingTrainingArguments
+from .backbones_ranking import patch_size_of
 from .data_ranking import FeatureImages, PairwiseDataset, PixelImages
 from .evaluation_ranking import RankingEvaluator
 from .feature_cache import FeatureCache, compute_features, features_space
 from .image_files import inspect_images
+from .image_processing_ranking import RankingImageProcessor
 from .inference_ranking import model_folder
 from .modeling_ranking import PairwiseRankingModel
 from .pairs_ranking import tier_pair_matrix
-from .trainer_ranking import LAST_MODEL, RankingTrainer
+from .trainer_ranking import LAST_MODEL, WANDB_NAMES, RankingTrainer
 
 __all__ = ["BEST_MODEL", "Trainer", "TrainingConfig"]
 
@@ -283,6 +285,8 @@ class Trainer:
             if self.model.image_processor is None:
                 raise ConfigurationError("the data set has no transform, and the model none either")
             transform = self.model.image_processor.process
+        elif getattr(transform, "__self__", None) is not self.model.image_processor:
+            self._remember(transform)
         facts = inspect_images(table.paths)
         settings = _settings_of(transform)
         if self.model.config.trains_backbone or settings is None:
@@ -310,20 +314,31 @@ class Trainer:
         )
         return FeatureImages(features, table.targets)
 
+    def _remember(self, transform: Any) -> None:
+        """Has the model make of files what it is trained on, as far as it can."""
+        owner = getattr(transform, "__self__", None)
+        if isinstance(owner, RankingImageProcessor):
+            self.model.image_processor = owner
+            return
+        found = _squashed(transform)
+        if found is not None:
+            patch_size = patch_size_of(self.model.config.backbone_config)
+            self.model.image_processor = RankingImageProcessor(**found, patch_size=patch_size)
+        elif self.model.image_processor is not None:
+            self.model.image_processor = None
+            say(
+                "The model cannot make such pixels of files itself: score files with this "
+                "transform (batch_compare has an argument for it), or train with the process of a "
+                "RankingImageProcessor.",
+                style="yellow",
+            )
+
     def _wandb(self) -> TrainerCallback:
         from ...callbacks.wandb_mirror import WandbCallback
 
         return WandbCallback(
             self.config.wandb_project, self.config.wandb_run_name, also_as=WANDB_NAMES
         )
-
-
-WANDB_NAMES = {
-    "eval/loss": "val/loss",
-    "eval/accuracy": "val/accuracy",
-    "train/learning_rate": "learning_rate",
-}
-"""The guide's names of what Weights & Biases shows, by those of transformers."""
 
 
 def _pairwise(loader: DataLoader, name: str) -> PairwiseDataset:
@@ -350,6 +365,27 @@ def _settings_of(transform: Any) -> dict[str, Any] | None:
     import torchvision
 
     return {"torchvision": torchvision.__version__, "transform": repr(transform)}
+
+
+def _squashed(transform: Any) -> dict[str, Any] | None:
+    """Settings of the image processor that does what ``Resize((s, s))``, ``ToTensor`` and
+    ``Normalize`` of torchvision do; None for other transforms.
+    """
+    parts = getattr(transform, "transforms", [])
+    if [type(part).__name__ for part in parts] != ["Resize", "ToTensor", "Normalize"]:
+        return None
+    resize, _, normalize = parts
+    size = resize.size
+    square = isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]
+    if not square or resize.interpolation.value not in ("bilinear", "bicubic"):
+        return None
+    return {
+        "size": size[0],
+        "resize_mode": "squash",
+        "resample": resize.interpolation.value,
+        "image_mean": [float(value) for value in normalize.mean],
+        "image_std": [float(value) for value in normalize.std],
+    }
 
 
 class _Fixed:

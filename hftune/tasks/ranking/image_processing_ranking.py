@@ -28,6 +28,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Their standard deviations."""
 
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
 _ALGORITHM = 1
 """Version of this code and of `image_files`: one more where the same file gives other pixels."""
 
@@ -35,6 +40,7 @@ _ALGORITHM = 1
 class _Settings(TypedDict, total=False):
     size: int
     resize_mode: str
+    resample: str
     patch_size: int
     image_mean: Sequence[float]
     image_std: Sequence[float]
@@ -45,7 +51,7 @@ class RankingImageProcessor(BaseImageProcessor):
     """Resizes images as a judgement of their quality needs it, and normalises their colours.
 
     Saved as ``preprocessor_config.json``, and loaded by its own ``from_pretrained`` or that of
-    ``AutoImageProcessor``. Resizing is bicubic, with antialiasing where it shrinks.
+    ``AutoImageProcessor``. Resizing is antialiased where it shrinks.
 
     Args:
         size (int): Side in pixels. One that is no multiple of ``patch_size`` is rounded down to
@@ -63,6 +69,8 @@ class RankingImageProcessor(BaseImageProcessor):
             those of ImageNet.
         background (sequence of int, *optional*): Red, green and blue in [0, 255] around a
             letterboxed image. Defaults to ``image_mean``, which becomes 0.
+        resample (str): How pixels between pixels are found: ``"bicubic"`` or ``"bilinear"``, as
+            torchvision's ``Resize`` has it. Defaults to ``"bicubic"``.
         **kwargs: What ``preprocessor_config.json`` holds besides.
 
     Raises:
@@ -84,6 +92,7 @@ class RankingImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         background: Sequence[int] | None = None,
+        resample: str = "bicubic",
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -93,10 +102,14 @@ class RankingImageProcessor(BaseImageProcessor):
             for name in kwargs
         ]
         problems += _problems(size, resize_mode, patch_size, image_mean, image_std, background)
+        if resample not in _RESAMPLING:
+            known = " or ".join(map(repr, _RESAMPLING))
+            problems.append(f"resample is {resample!r}, expected {known}")
         if problems:
             raise ConfigurationError(problems)
         self.size = size - size % patch_size
         self.resize_mode = resize_mode
+        self.resample = resample
         self.patch_size = patch_size
         self.image_mean = [float(value) for value in image_mean]
         self.image_std = [float(value) for value in image_std]
@@ -171,30 +184,30 @@ class RankingImageProcessor(BaseImageProcessor):
         """
         width, height = image.size
         size = (self.size, self.size)
+        resample = _RESAMPLING[self.resample]
         if self.resize_mode == "squash":
-            return image.resize(size, Image.Resampling.BICUBIC)
+            return image.resize(size, resample)
         if self.resize_mode == "crop":
             side = min(width, height)
             left, top = (width - side) / 2, (height - side) / 2
             box = (left, top, left + side, top + side)
-            return image.resize(size, Image.Resampling.BICUBIC, box=box)
+            return image.resize(size, resample, box=box)
         if self.resize_mode == "native":
             shrink = min(1.0, self.size / max(width, height))
             patch = self.patch_size
             sides = [max(1, round(side * shrink / patch)) * patch for side in (width, height)]
-            return image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+            return image.resize((sides[0], sides[1]), resample)
         scale = self.size / max(width, height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
         square = Image.new("RGB", size, tuple(self.background))
         place = ((self.size - inner[0]) // 2, (self.size - inner[1]) // 2)
-        square.paste(image.resize(inner, Image.Resampling.BICUBIC), place)
+        square.paste(image.resize(inner, resample), place)
         return square
 
     def settings(self) -> dict[str, Any]:
         """Returns all that decides the pixels of a file, to be written as JSON or hashed."""
         return {
             "algorithm": _ALGORITHM,
-            "resampling": "bicubic",
             **{name: getattr(self, name) for name in _Settings.__annotations__},
         }
 

@@ -119,6 +119,8 @@ def model_folder(path: str | os.PathLike[str]) -> Path:
                 "save that with model.save_pretrained(folder)."
             )
         folder = path.with_suffix("")
+        if not folder.is_dir() and folder.name == "best_model":  # a recipe's is model/
+            folder = folder.with_name("model")
         if not folder.is_dir():
             raise CheckpointError(
                 f"there is neither a file {path} nor a folder {folder} of a saved model"

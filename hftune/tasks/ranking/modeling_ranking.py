@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from ...utils.errors import CheckpointError, ConfigurationError
 from ...utils.modules import evaluating, raise_on_mismatch, without_bars
+from ...utils.terminal import say
 from .backbones_ranking import (
     TIMM,
     backbone_config,
@@ -187,6 +188,8 @@ class PairwiseRankingModel(PreTrainedModel):
         self.backbone = new_backbone(config.backbone_config) if backbone is None else backbone
         make_trainable(self.backbone, config)
         self._prefix_tokens = prefix_tokens(self.backbone)
+        self._patch_size = patch_size_of(config.backbone_config)
+        self._lost_was_said = False
         self._still = still_modules(self.backbone)
         self._channels_last = channels_last(self.backbone)
         # Position embeddings of these are for one size unless they are told to stretch.
@@ -233,6 +236,7 @@ class PairwiseRankingModel(PreTrainedModel):
         """
         if isinstance(pixel_values, torch.Tensor):
             pixel_values = pixel_values.to(self.backbone.dtype)
+            self._say_what_is_lost(*pixel_values.shape[-2:])
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.trains_backbone):
                 hidden = self.backbone(pixel_values=pixel_values, **self._sizes).last_hidden_state
             return pool(
@@ -249,6 +253,18 @@ class PairwiseRankingModel(PreTrainedModel):
             self.encode(torch.stack([pixel_values[r] for r in rows])) for rows in by_size.values()
         ]
         return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
+
+    def _say_what_is_lost(self, height: int, width: int) -> None:
+        """Patches have no padding: rows and columns behind the last whole one are not seen."""
+        patch = self._patch_size
+        if self._prefix_tokens and (height % patch or width % patch) and not self._lost_was_said:
+            self._lost_was_said = True
+            say(
+                f"warning: {height} x {width} pixels are no multiple of the patch size {patch}: "
+                f"the backbone silently ignores the last {height % patch} rows and "
+                f"{width % patch} columns",
+                style="yellow",
+            )
 
     def forward(
         self,

@@ -202,6 +202,9 @@ def _votes(evaluator: RankingEvaluator, ceiling: VoteCeiling) -> dict[str, Any]:
 def _verdicts(scores: Mapping[str, Any]) -> list[list[str]]:
     """What the numbers mean, as tones and sentences."""
     found = [_chance_verdict(scores)]
+    if any(entry["difference"] <= 0 for entry in scores["baselines"].values()):
+        # Chance is little to be above where a single number does as well.
+        found = [("note" if tone == "good" else tone, text) for tone, text in found]
     for name, entry in scores["baselines"].items():
         found.append(_baseline_verdict(name, entry))
     if scores["votes"] is not None:

@@ -23,10 +23,17 @@ from .evaluation_ranking import RankingEvaluator
 from .feature_cache import weights_digest
 from .pairs_ranking import ImageSampler, PairIndex, PairSampler
 
-__all__ = ["LAST_MODEL", "RankingTrainer"]
+__all__ = ["LAST_MODEL", "WANDB_NAMES", "RankingTrainer"]
 
 LAST_MODEL = "last_model"
 """Folder, in a run's, of the model as it was after the last step."""
+
+WANDB_NAMES = {
+    "eval/loss": "val/loss",
+    "eval/accuracy": "val/accuracy",
+    "train/learning_rate": "learning_rate",
+}
+"""The guide's names of what Weights & Biases shows, by those of transformers."""
 
 _MODEL_SETTINGS = (
     "loss_function",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from small_ranking import SIZE, small_model
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
@@ -18,6 +20,7 @@ from hftune.tasks.ranking import fit_ranking
 from hftune.tasks.ranking.data_ranking import PairwiseDataset
 from hftune.tasks.ranking.evaluation_ranking import Evaluator
 from hftune.tasks.ranking.fit_ranking import Trainer, TrainingConfig
+from hftune.tasks.ranking.image_processing_ranking import RankingImageProcessor
 from hftune.tasks.ranking.modeling_ranking import PairwiseRankingModel
 from hftune.utils.errors import CheckpointError, ConfigurationError
 
@@ -218,3 +221,31 @@ def test_weights_and_biases_has_the_guides_names(loaders, tmp_path, monkeypatch)
     assert {"val/accuracy", "val/loss", "eval/accuracy"} <= set(logged)
     summary = json.loads((tmp_path / "run" / "best_model" / "config.json").read_text())
     assert summary["model_type"] == "hftune_ranking"
+
+
+@pytest.mark.parametrize("mode", ["BILINEAR", "BICUBIC"])
+def test_the_model_remembers_what_it_was_trained_on(loaders, frames, tiered_images, tmp_path, mode):
+    resize = transforms.Resize((SIZE, SIZE), transforms.InterpolationMode[mode])
+    transform = transforms.Compose([resize, *FIXED.transforms[1:]])
+    model = small_model("resnet")
+    Trainer(model, config(tmp_path, max_epochs=1)).fit(*loaders(transform))
+    saved = PairwiseRankingModel.from_pretrained(tmp_path / "best_model").image_processor
+    assert (saved.size, saved.resize_mode, saved.resample) == (SIZE, "squash", mode.lower())
+    draw = np.random.default_rng(0)
+    image = Image.fromarray(draw.integers(0, 256, (47, 71, 3), np.uint8))
+    torch.testing.assert_close(saved.process(image), transform(image), rtol=0, atol=1e-6)
+
+
+def test_a_transform_that_it_cannot_make_is_said(loaders, tmp_path, capsys):
+    model = small_model("resnet")
+    Trainer(model, config(tmp_path, max_epochs=1)).fit(*loaders(RANDOM))
+    assert "The model cannot make such pixels of files itself" in capsys.readouterr().err
+    assert not (tmp_path / "best_model" / "preprocessor_config.json").exists()
+
+
+def test_the_process_of_an_image_processor_is_kept(loaders, tmp_path):
+    model = small_model("dinov2")
+    processor = RankingImageProcessor(SIZE, "crop", 8)
+    Trainer(model, config(tmp_path, max_epochs=1)).fit(*loaders(processor.process))
+    saved = PairwiseRankingModel.from_pretrained(tmp_path / "best_model").image_processor
+    assert saved.settings() == processor.settings()

@@ -188,7 +188,7 @@ def test_settings_are_json_and_tell_processors_apart():
     assert json.loads(keys[0]) == RankingImageProcessor().settings()
     assert json.loads(keys[0]) == {
         "algorithm": 1,
-        "resampling": "bicubic",
+        "resample": "bicubic",
         "size": 518,
         "resize_mode": "letterbox",
         "patch_size": 14,

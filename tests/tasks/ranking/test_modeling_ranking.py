@@ -580,3 +580,18 @@ def test_the_default_is_the_manuals_backbone(monkeypatch):
         PairwiseRankingModel()
     config = PairwiseRankingConfig(backbone_config=Dinov2Config(), feature_size=1536)
     assert config.projector_output_dim == 256
+
+
+def test_rows_that_no_patch_sees_are_said_once(capsys):
+    model = small_model("dinov2")
+    model.encode(small_pixels(1, SIZE, SIZE))
+    assert capsys.readouterr().err == ""
+    pixels = small_pixels(1, SIZE + 3, SIZE + 1)
+    seen = model.encode(pixels)
+    assert " ".join(capsys.readouterr().err.split()) == (
+        "warning: 35 x 33 pixels are no multiple of the patch size 8: the backbone silently "
+        "ignores the last 3 rows and 1 columns"
+    )
+    pixels[..., SIZE:, :] = 99
+    assert torch.equal(model.encode(pixels), seen)
+    assert capsys.readouterr().err == ""
