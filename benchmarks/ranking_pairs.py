@@ -83,7 +83,7 @@ FULL = {
     "images": 500, "held_out": 100, "image_size": 112, "epochs": 20, "batch": 32,
     "learning_rate": 1e-4, "hidden_size": 128, "num_hidden_layers": 4,
     "warm_up": 5, "steps": 15, "single_steps": 300,
-    "finished_images": 24, "quality_images": 64, "quality_seeds": 3,
+    "finished_images": 24, "quality_images": 48, "quality_seeds": 3,
     "many": 10_000, "listed": 2_000, "drawn": 100_000, "passes": 40,
 }  # fmt: skip
 TINY = {
