@@ -61,8 +61,9 @@ class RankingDataArguments:
             ``{"S>A": 2, "S>C": 0.5}``. Defaults to 1 for all.
         feature_cache (str): ``"auto"`` keeps the features of a backbone that does not train,
             ``"off"`` computes them anew for each batch. Defaults to ``"auto"``.
-        feature_views (int): Views of each training image that are kept: the image as it is and
-            ``feature_views - 1`` that were changed at random. Defaults to 1.
+        feature_views (int, *optional*): Views of each training image that are kept: the image as
+            it is and ``feature_views - 1`` that were changed at random. Defaults to 8 where images
+            are to be changed at random, else 1.
         feature_dtype (str): What kept features are stored in: ``"float32"`` or ``"float16"``.
             Defaults to ``"float32"``.
         horizontal_flip (float): Chance that a training image is mirrored. Defaults to 0.
@@ -142,8 +143,12 @@ class RankingDataArguments:
         default="auto",
         metadata={"help": "auto: keep the features of a backbone that does not train; off."},
     )
-    feature_views: int = field(
-        default=1, metadata={"help": "Views of each training image that are kept, the first as is."}
+    feature_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "Views of each training image that are kept, the first as it is. Default: 8 "
+            "where images change at random, else 1."
+        },
     )
     feature_dtype: Literal["float32", "float16"] = field(
         default="float32", metadata={"help": "What kept features are stored in."}
@@ -185,8 +190,9 @@ class RankingDataArguments:
                 problems.append(
                     f"pairs_per_epoch is {values['pairs_per_epoch']}; it must be 1 or more."
                 )
+        views = values["feature_views"]
         for name in ("min_tier_gap", "feature_views"):
-            if values[name] < 1:
+            if values[name] is not None and values[name] < 1:
                 problems.append(f"{name} is {values[name]}; it must be 1 or more.")
         try:
             changes = not augmentation_of(values).is_off
@@ -197,23 +203,30 @@ class RankingDataArguments:
             values.get("lora_rank") or values.get("unfreeze_last_blocks")
         )
         if values["feature_cache"] == "auto" and frozen:
-            if values["feature_views"] > 1 and not changes:
+            if views is not None and views > 1 and not changes:
                 problems.append(
-                    f"feature_views is {values['feature_views']}, but nothing changes the views: "
+                    f"feature_views is {views}, but nothing changes the views: "
                     "add --horizontal_flip 0.5, --rotation 10, --brightness 0.1 or "
                     "--random_crop 0.1."
                 )
-            if values["feature_views"] == 1 and changes:
+            if views == 1 and changes:
                 problems.append(
                     "images are to be changed at random, but the features of one view alone are "
-                    "kept: add --feature_views 8, or --feature_cache off."
+                    "kept: leave --feature_views 1 out, or add --feature_cache off."
                 )
-        elif values["feature_views"] > 1:
+        elif views is not None and views > 1:
             problems.append(
                 "feature_views is for features that are kept: the backbone must not train, and "
                 "--feature_cache must be auto."
             )
         return problems
+
+    @property
+    def views(self) -> int:
+        """How many views of each training image are kept."""
+        if self.feature_views is not None:
+            return self.feature_views
+        return 1 if augmentation_of(vars(self)).is_off else 8
 
 
 def augmentation_of(values: Mapping[str, Any]) -> Augmentation:

@@ -499,7 +499,7 @@ def make_images(
         table.paths,
         split.hashes,
         model.image_processor,
-        views=arguments.feature_views if training else 1,
+        views=arguments.views if training else 1,
         augmentation=augmentation,
         seed=seed,
         batch_size=args.per_device_eval_batch_size,

@@ -165,9 +165,9 @@ def test_sizes_of_a_new_backbone():
         ("--feature_views 4",
          "feature_views is 4, but nothing changes the views: add --horizontal_flip 0.5, "
          "--rotation 10, --brightness 0.1 or --random_crop 0.1."),
-        ("--horizontal_flip 0.5",
-         "images are to be changed at random, but the features of one view alone are kept: add "
-         "--feature_views 8, or --feature_cache off."),
+        ("--horizontal_flip 0.5 --feature_views 1",
+         "images are to be changed at random, but the features of one view alone are kept: leave "
+         "--feature_views 1 out, or add --feature_cache off."),
         ("--feature_views 4 --horizontal_flip 0.5 --no_freeze_backbone",
          "feature_views is for features that are kept: the backbone must not train, and "
          "--feature_cache must be auto."),
@@ -202,3 +202,9 @@ def test_all_problems_are_told_at_once():
     ):  # fmt: skip
         assert name in told, name
     assert "Did you mean 'cosine'" in told
+
+
+def test_images_that_change_have_eight_views():
+    assert RankingDataArguments().views == 1
+    assert RankingDataArguments(rotation=5.0).views == 8
+    assert RankingDataArguments(rotation=5.0, feature_views=3).views == 3
