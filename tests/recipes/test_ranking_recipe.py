@@ -350,10 +350,9 @@ def test_a_validation_table_and_a_preset(repository, tables, tmp_path, monkeypat
 KINDS = {
     "cached": "--feature_views 3 --horizontal_flip 0.5 --brightness 0.3 "
     "--early_stopping_patience 3",
-    "pixels": "--no_freeze_backbone --brightness 0.3 --early_stopping_patience 0",
     "lora": "--backbone_type dinov2 --patch_size 8 --lora_rank 2 --early_stopping_patience 3 "
     '--pairing pairs --pairs_per_epoch 20 --tier_pair_weights {"S>C":3}',
-    "blocks": "--backbone_type dinov2 --patch_size 8 --unfreeze_last_blocks 1 "
+    "pixels": "--backbone_type dinov2 --patch_size 8 --unfreeze_last_blocks 1 --brightness 0.3 "
     "--train_on comparisons --batch_size 100 --early_stopping_patience 0",
 }
 """Each has 3 steps an epoch."""
@@ -362,7 +361,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_ends_as_if_nothing_had_been(recipe, noise, tmp_path, kind):
     arguments = [*KINDS[kind].split(), "--epochs", "8"]
-    if kind == "blocks":
+    if kind == "pixels":
         arguments += ["--comparisons", str(_write_comparisons(noise, tmp_path))]
     whole, out = tmp_path / "whole", tmp_path / "out"
     printed = ended(recipe(noise, whole, *arguments))
@@ -554,7 +553,7 @@ def test_the_quickstart_learns_the_order(repository, tmp_path):
     ended(Script(
         repository / "recipes/ranking.py",
         "--config", repository / "recipes/configs/ranking_quickstart.yaml",
-        "--output-dir", tmp_path / "out", "--epochs", "10",
+        "--output-dir", tmp_path / "out", "--epochs", "8", "--batch-size", "16",
     ))  # fmt: skip
     scores = read(tmp_path / "out" / "scores.json")
     assert scores["images"] == 64 and scores["total_pairs"] == 1536
