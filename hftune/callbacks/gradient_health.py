@@ -275,7 +275,9 @@ class GradientHealthCallback(StatefulCallback):
             scaled = getattr(self._optimizer, "scaler", None) is not None
             return ("overflow" if scaled else "non_finite"), median
         self._history.append(self._norm)
-        return ("spike" if self._norm > self.spike_factor * median else None), median
+        # Most gradients are 0 where a margin is reached: one that is not is no spike then.
+        spike = median > 0 and self._norm > self.spike_factor * median
+        return ("spike" if spike else None), median
 
     def _event(self, step: int, kind: str, median: float, policy: str) -> dict[str, Any]:
         norms = self._module_norms()

@@ -261,6 +261,32 @@ def test_no_spike_before_there_is_a_median(kind, tmp_path):
     assert callback.counts["spike"] == 0
 
 
+class Hinge(nn.Module):
+    """Has a gradient of 0 wherever the factor is 0, as a loss whose margin is reached."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x, labels, factor):
+        return {"loss": (factor[:, None] * self.weight * x).mean()}
+
+
+def test_a_gradient_among_zeros_is_no_spike(tmp_path, caplog):
+    callback = GradientHealthCallback(spike_factor=20, window=25)
+    args = HFTuneArguments(**{**SETTINGS, "output_dir": str(tmp_path)})
+    data = Rows([0] * 9 + [1, 0, 1])
+    trainer = HFTuneTrainer(Hinge(), args, train_dataset=data, callbacks=[callback])
+    trainer._get_train_sampler = lambda data=None: torch.utils.data.SequentialSampler(
+        trainer.train_dataset
+    )
+    with caplog.at_level(logging.WARNING, "hftune"):
+        trainer.train()
+    assert trainer.state.global_step == 12
+    assert callback.counts["spike"] == 0
+    assert caplog.text == ""
+
+
 def test_only_so_many_events_are_said(tmp_path, caplog):
     callback = GradientHealthCallback("warn")
     with caplog.at_level(logging.WARNING, "hftune.callbacks"):
