@@ -35,7 +35,7 @@ def run_recipe(main: Callable[[], Any]) -> None:
         _meet()  # a launcher ends all processes once one has ended: first the record is written
         raise
     except HftuneError as error:
-        console().print(f"error: {error}", style="red", markup=False)
+        console().print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     except NextStageProcess as following:
         if following.port is not None:
