@@ -59,19 +59,14 @@ class PairCounts:
 
     @property
     def adjacent_accuracy(self) -> float | None:
-        """Share of the pairs of neighbouring tiers that are right; None without tiers."""
+        """Share of the pairs of neighbouring tiers, whose targets differ by 1, that are right; None
+        without such pairs.
+        """
         if self.tiers is None:
             return None
-        return float(np.diag(self.correct, 1).sum() / np.diag(self.pairs, 1).sum())
-
-    @property
-    def tier_accuracy(self) -> np.ndarray | None:
-        """Share that is right at ``[a, b]``, NaN on and below the diagonal; None without tiers."""
-        if self.tiers is None:
-            return None
-        return np.divide(
-            self.correct, self.pairs, out=np.full_like(self.pairs, np.nan), where=self.pairs > 0
-        )
+        near = np.subtract.outer(self.tiers, self.tiers) == 1
+        pairs = self.pairs[near].sum()
+        return float(self.correct[near].sum() / pairs) if pairs else None
 
 
 def pair_counts(scores: np.ndarray, targets: np.ndarray) -> PairCounts:
