@@ -456,7 +456,7 @@ def render_scores(scores: Mapping[str, Any]) -> RenderableType:
     if metric == "accuracy":
         note = f"{scores['correct_predictions']:,g} of {scores['total_pairs']:,} pairs are right"
         add(_METRICS[metric], summary[metric], scores["interval"], note)
-        if len(scores["tier_pairs"]) > 1:
+        if "adjacent_accuracy" in summary and len(scores["tier_pairs"]) > 1:
             add("neighbouring tiers", summary["adjacent_accuracy"])
     if scores["votes"] is not None:
         votes, ceiling = scores["votes"], scores["votes"]["ceiling"]

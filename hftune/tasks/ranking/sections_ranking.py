@@ -131,7 +131,7 @@ def _tiles(scores: Mapping[str, Any]) -> list[Tile]:
         tone = tone if metric == "votes_accuracy" else ""
         note += _ceiling_note(votes["ceiling"])
         tiles.append(Tile("Votes that agree", f"{votes['accuracy']:.3f}", note, tone))
-    if scores["tier_pairs"] and len(scores["tier_pairs"]) > 1:
+    if "adjacent_accuracy" in summary and len(scores["tier_pairs"]) > 1:
         tiles.append(
             Tile(
                 "Neighbouring tiers", f"{summary['adjacent_accuracy']:.3f}",

@@ -577,3 +577,11 @@ def test_long_tables_are_cut(folder, tmp_path):
     assert "The first and last 1,000 of 2,500." in text
     assert len(text) < 3_000_000
     assert "<td" in text and ">1,000<" in text and ">1,001<" not in text and ">1,501<" in text
+
+
+def test_tiers_without_neighbours_have_no_number_of_them(folder):
+    evaluator, table = evaluated(folder, range(6), [0, 0, 2, 2, 4, 4], ("A", "B", "C", "D", "E"))
+    scores = ranking_scores(evaluator, table, temperature=1.0)
+    assert set(scores["tier_pairs"]) == {"A>C", "A>E", "C>E"}
+    assert "Neighbouring tiers" not in tiles_of(ranking_sections(scores, evaluator, table)[0])
+    assert "neighbouring" not in said(scores)
