@@ -136,7 +136,10 @@ def test_list_as_json(three, capsys):
 def test_a_running_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     tracker, experiment_id = train(tmp_path / "a", end=False)
-    head, _, row = said(capsys, "list").splitlines()
+    listed, end = said(capsys, "list"), time.monotonic() + 60
+    while "seen" not in listed and time.monotonic() < end:  # the run's thread is on its way
+        listed = said(capsys, "list")
+    head, _, row = listed.splitlines()
     assert head.split()[-4:] == ["begun", "seen", "took", "task"]
     assert re.search(r"running +20/100 +0.6 +0.5 +\d+ s +\d+ s +0:\d\d  aurora", row)
     text = said(capsys, "watch", "--once")  # the newest that is running
