@@ -80,15 +80,10 @@ def main(argv: list[str]) -> int:
     from ..tasks.weather.forecast_file import match_inputs, write_forecasts
     from ..tasks.weather.initial_conditions import open_initial_conditions
     from ..tasks.weather.store import open_fields
+    from ..utils.modules import best_device
 
     model = _load(arguments.model).eval()
-    device = arguments.device or (
-        "cuda"
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "cpu"
-    )
+    device = arguments.device or best_device()
     predict = model_predictor(model.to(device), leads)
     parts = [split_channel(channel) for channel in model.config.channels]
     if len(arguments.data) == 1 and arguments.data[0].endswith(".mmap"):

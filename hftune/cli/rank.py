@@ -198,7 +198,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     model = find_model(arguments.model)
 
-    from ..tasks.ranking.inference_ranking import batch_compare, best_device, load_ranking_model
+    from ..tasks.ranking.inference_ranking import batch_compare, load_ranking_model
+    from ..utils.modules import best_device
 
     rows = batch_compare(
         load_ranking_model(model.source),
@@ -264,7 +265,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     model = find_model(arguments.model)
 
     from ..tasks.ranking.benchmarks_ranking import PerformanceBenchmarks, render, set_seed
-    from ..tasks.ranking.inference_ranking import best_device, load_ranking_model
+    from ..tasks.ranking.inference_ranking import load_ranking_model
+    from ..utils.modules import best_device
 
     set_seed(arguments.seed)
     report = PerformanceBenchmarks(

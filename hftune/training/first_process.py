@@ -1,4 +1,4 @@
-"""Work that one process of a group does for all of them."""
+"""Processes of a group, and work that the first of them does for all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import torch
 
 from ..utils.errors import HftuneError
 
-__all__ = ["in_first_process"]
+__all__ = ["in_first_process", "process_group"]
+
+
+def process_group() -> tuple[int, int]:
+    """Returns this process's rank, and how many processes there are."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def in_first_process(work: Callable[[], Any]) -> Any:
@@ -22,11 +29,11 @@ def in_first_process(work: Callable[[], Any]) -> Any:
         HftuneError, OSError: The error of ``work``, in all processes: one that ended alone would
             leave the others waiting.
     """
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not grouped:
+    rank, world = process_group()
+    if world == 1:
         return work()
     outcome: list[Any] = [None, None]
-    if torch.distributed.get_rank() == 0:
+    if rank == 0:
         try:
             outcome[0] = work()
         except (HftuneError, OSError) as error:

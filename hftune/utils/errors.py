@@ -13,8 +13,13 @@ __all__ = [
     "HftuneError",
     "NextStageProcess",
     "TrainingInterrupted",
+    "SHOWN",
     "did_you_mean",
+    "listed",
 ]
+
+SHOWN = 20
+"""Problems that a message lists."""
 
 RESUMABLE_EXIT_CODE = 75
 """Exit status of a run that a signal stopped after a checkpoint (``EX_TEMPFAIL``: try again)."""
@@ -107,3 +112,14 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3, prefix: str 
     # Beside a clear typing error the far ones only distract.
     near = [n for n in near if likeness[n] > likeness[near[0]] - 0.15]
     return " Did you mean " + " or ".join(f"'{prefix}{n}'" for n in near) + "?"
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Returns lines to follow a colon: the first :data:`SHOWN` indented, and how many more there
+    are.
+
+    Args:
+        lines (sequence of str): All of them.
+    """
+    more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *more])

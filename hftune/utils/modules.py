@@ -12,7 +12,14 @@ from .errors import CheckpointError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["evaluating", "module_of", "parameter_name", "raise_on_mismatch", "without_bars"]
+__all__ = [
+    "best_device",
+    "evaluating",
+    "module_of",
+    "parameter_name",
+    "raise_on_mismatch",
+    "without_bars",
+]
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)\."
@@ -24,6 +31,15 @@ def parameter_name(name: str) -> str:
     into it, so that a pattern means the same with and without them.
     """
     return _WRAPPERS.sub("", name)
+
+
+def best_device() -> str:
+    """Returns ``"cuda"``, ``"mps"`` or ``"cpu"``: the fastest that this machine has."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextlib.contextmanager

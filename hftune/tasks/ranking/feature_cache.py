@@ -21,7 +21,8 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedConfig
 
-from ...utils.errors import ConfigurationError, DataError, HftuneError, did_you_mean
+from ...training.first_process import in_first_process, process_group
+from ...utils.errors import ConfigurationError, DataError, HftuneError, did_you_mean, listed
 from ...utils.files import free_bytes, human_bytes
 from ...utils.modules import evaluating, parameter_name
 from ...utils.seeds import derive_seed
@@ -40,6 +41,7 @@ __all__ = [
     "FeatureCache",
     "compute_features",
     "features_space",
+    "kept_features",
     "row_keys",
     "weights_digest",
 ]
@@ -51,7 +53,6 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 STORED_DTYPES = ("float32", "float16")
 _APPEND_SECONDS = 2.0
 _WAITING_BATCHES = 4  # how many batches' images may wait for others of their shape
-_SHOWN = 20  # problems that a message lists
 _Sample = tuple[int, RowKey, torch.Tensor]
 
 
@@ -272,13 +273,14 @@ def compute_features(
     keys = row_keys(hashes, views, augmentation, seed)
     places = _sound_rows(cache, keys)
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
-    missing = sorted(number for key, number in first.items() if places[number] < 0)
-    missing = _of_first_process(missing)
+    looked = sorted(number for key, number in first.items() if places[number] < 0)
+    # Another run may append while processes look, each a bit later.
+    missing = in_first_process(lambda: looked)
     if missing:
         jobs: dict[int, list[tuple[int, RowKey]]] = {}
         for number in missing:
             jobs.setdefault(number // views, []).append((number % views, keys[number]))
-        rank, world = _process_group()
+        rank, world = process_group()
         pixels = _Pixels(
             paths, hashes, list(jobs.items())[rank::world], processor, augmentation, seed
         )
@@ -295,6 +297,28 @@ def compute_features(
             "all processes need one HFTUNE_HOME that they share."
         )
     return CachedFeatures(cache, places.reshape(-1, views))
+
+
+def kept_features(
+    model: PairwiseRankingModel,
+    processor: RankingImageProcessor,
+    paths: Sequence[Path],
+    hashes: Sequence[str],
+    *,
+    stored_dtype: str = "float32",
+    compute_dtype: str = "float32",
+    **options: Any,
+) -> CachedFeatures:
+    """Returns images' features from the cache in the hftune home; what is missing is computed.
+
+    Args:
+        model, processor, stored_dtype, compute_dtype: As for :func:`features_space`.
+        paths, hashes: As for :func:`compute_features`.
+        **options: The others of :func:`compute_features`.
+    """
+    space = features_space(model, processor, stored_dtype=stored_dtype, compute_dtype=compute_dtype)
+    cache = FeatureCache.open(None, space)
+    return compute_features(model, cache, paths, hashes, processor, **options)
 
 
 def _sound_rows(cache: FeatureCache, keys: Sequence[RowKey]) -> np.ndarray:
@@ -468,24 +492,9 @@ class _Kept:
 # Several processes
 
 
-def _process_group() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _of_first_process(value: Any) -> Any:
-    """The first process's value: another run may append while processes look, each a bit later."""
-    values = [value]
-    if _process_group()[1] > 1:
-        torch.distributed.broadcast_object_list(values)
-    return values[0]
-
-
 def _together(work: Callable[[], list[str]]) -> None:
     """Does work in all processes and waits for all; what went wrong in one ends all of them."""
-    rank, world = _process_group()
+    rank, world = process_group()
     problems: list[str] = []
     failure: Exception | None = None
     try:
@@ -504,9 +513,7 @@ def _together(work: Callable[[], list[str]]) -> None:
             raise DataError(f"process {other} could not compute its features: {failed}")
     problems = [problem for found, _ in told for problem in found]
     if problems:
-        listed = "".join(f"\n  {problem}" for problem in sorted(problems)[:_SHOWN])
-        if len(problems) > _SHOWN:
-            listed += f"\n  and {len(problems) - _SHOWN:,} more"
         raise DataError(
-            f"{len(problems):,} images have no features, those of the others are kept:{listed}"
+            f"{len(problems):,} images have no features, those of the others are kept:"
+            f"{listed(sorted(problems))}"
         )

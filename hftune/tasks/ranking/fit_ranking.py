@@ -23,7 +23,7 @@ from .arguments_ranking import RankingTrainingArguments
 from .backbones_ranking import patch_size_of
 from .data_ranking import FeatureImages, PairwiseDataset, PixelImages
 from .evaluation_ranking import RankingEvaluator
-from .feature_cache import FeatureCache, compute_features, features_space
+from .feature_cache import kept_features
 from .image_files import inspect_images
 from .image_processing_ranking import RankingImageProcessor
 from .inference_ranking import model_folder
@@ -118,8 +118,8 @@ class TrainingConfig:
             )
         if self.device is not None:
             kind = torch.device(self.device).type
-            there = torch.accelerator.current_accelerator() if _accelerated() else None
-            known = {"cpu", *([there.type] if there is not None else [])}
+            there = torch.accelerator.current_accelerator(check_available=True)
+            known = {"cpu"} if there is None else {"cpu", there.type}
             if kind not in known:
                 problems.append(
                     f"device: found {self.device!r}, but this machine has "
@@ -154,10 +154,6 @@ class TrainingConfig:
             dataloader_num_workers=self.num_workers,
             resume=self.resume,
         )
-
-
-def _accelerated() -> bool:
-    return torch.accelerator.is_available()
 
 
 class Trainer:
@@ -297,18 +293,12 @@ class Trainer:
                     style="yellow",
                 )
             return PixelImages(table.paths, transform, table.targets, load=dataset._load_image)
-        processor = _Fixed(transform, settings)
-        space = features_space(
+        features = kept_features(
             self.model.to(args.device),
-            processor,
-            compute_dtype="bfloat16" if args.bf16 else "float32",
-        )
-        features = compute_features(
-            self.model,
-            FeatureCache.open(None, space),
+            _Fixed(transform, settings),
             table.paths,
             [fact.sha256 for fact in facts],
-            processor,
+            compute_dtype="bfloat16" if args.bf16 else "float32",
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
         )

@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from ...utils.errors import DataError
+from ...utils.errors import SHOWN, DataError, listed
 from ...utils.terminal import progress, say
 
 __all__ = [
@@ -37,7 +37,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".g
 MAX_PIXELS = 178_956_970
 """Pixels of the largest image that is read, where Pillow has its limit too."""
 
-_SHOWN = 20  # problems that a message lists
 _SMALL = 32  # pixels; a side below is hardly a picture
 _COMPARED = 10_000  # names in a folder up to which misspelt ones are looked for
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -356,17 +355,15 @@ def _report(
     finders: dict[Path, FileFinder] = {}
     problems = [(p, r) for p, r in zip(paths, results, strict=True) if isinstance(r, ImageProblem)]
     lines = []
-    for path, problem in problems[:_SHOWN]:
-        line = f"  {problem}"
-        if isinstance(problem, _Missing):
+    for path, problem in problems:
+        line = str(problem)
+        if isinstance(problem, _Missing) and len(lines) < SHOWN:
             folder = Path(path).parent
             near = finders.setdefault(folder, FileFinder(folder)).near(Path(path).name)
             if near:
                 line += ". Did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
         lines.append(line)
-    if len(problems) > _SHOWN:
-        lines.append(f"  and {len(problems) - _SHOWN:,} more")
-    return f"{len(problems):,} of {len(paths):,} images cannot be used:\n" + "\n".join(lines)
+    return f"{len(problems):,} of {len(paths):,} images cannot be used:{listed(lines)}"
 
 
 def _say_oddities(paths: Sequence[str | os.PathLike[str]], facts: Sequence[ImageFacts]) -> None:

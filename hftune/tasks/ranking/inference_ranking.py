@@ -21,10 +21,11 @@ from ...utils.errors import (
     DataError,
     HftuneError,
     did_you_mean,
+    listed,
 )
-from ...utils.modules import evaluating
+from ...utils.modules import best_device, evaluating
 from ...utils.terminal import progress
-from .feature_cache import COMPUTE_DTYPES, FeatureCache, compute_features, features_space
+from .feature_cache import COMPUTE_DTYPES, kept_features
 from .image_files import IMAGE_SUFFIXES, inspect_images, load_image
 from .modeling_ranking import PairwiseRankingModel
 from .ranked_images import RankedImage, contested, rank_by_scores, win_probabilities
@@ -33,7 +34,6 @@ __all__ = [
     "RankedImage",
     "RankingPipeline",
     "batch_compare",
-    "best_device",
     "contested",
     "find_images",
     "load_ranking_model",
@@ -42,7 +42,6 @@ __all__ = [
     "win_probabilities",
 ]
 
-_SHOWN = 20  # problems that a message lists
 _HELD = 1 << 12  # images whose features are held at a time
 _MANY = 64  # images from which on processes that decode are worth their start
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -52,13 +51,6 @@ ImageLike = str | os.PathLike[str] | Image.Image
 
 
 # Models
-
-
-def best_device() -> str:
-    """Returns ``"cuda"``, ``"mps"`` or ``"cpu"``: the fastest that this machine has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def load_ranking_model(source: str | os.PathLike[str]) -> PairwiseRankingModel:
@@ -239,10 +231,9 @@ def _score(
             if bar is not None:
                 bar.update(len(batch))
     if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        if len(problems) > _SHOWN:
-            listed += f"\n  and {len(problems) - _SHOWN:,} more"
-        raise DataError(f"{len(problems):,} of {len(images):,} images cannot be used:{listed}")
+        raise DataError(
+            f"{len(problems):,} of {len(images):,} images cannot be used:{listed(problems)}"
+        )
     score_of = dict(zip(rows, _finite(np.concatenate(scores)), strict=True))
     return np.array([score_of[_identity(source)] for source in sources])
 
@@ -257,14 +248,12 @@ def _score_cached(
 ) -> np.ndarray:
     """As :func:`_score`, of features that are kept: known images do not pass the backbone."""
     hashes = [facts.sha256 for facts in inspect_images(paths)]
-    processor = model.image_processor
-    cache = FeatureCache.open(None, features_space(model, processor, compute_dtype=dtype))
-    features = compute_features(
+    features = kept_features(
         model,
-        cache,
+        model.image_processor,
         [Path(path) for path in paths],
         hashes,
-        processor,
+        compute_dtype=dtype,
         batch_size=batch_size,
         num_workers=num_workers,
         progress=len(paths) > batch_size,
@@ -440,9 +429,9 @@ class RankingPipeline:
         Returns:
             A dictionary an image, in their order: ``image`` as it was given and ``score``.
         """
-        listed = self._listed(images)
-        scores = self.scores(listed).tolist()
-        return [{"image": i, "score": s} for i, s in zip(listed, scores, strict=True)]
+        all_images = self._all(images)
+        scores = self.scores(all_images).tolist()
+        return [{"image": i, "score": s} for i, s in zip(all_images, scores, strict=True)]
 
     def scores(self, images: Sequence[ImageLike]) -> np.ndarray:
         """Scores images.
@@ -479,7 +468,7 @@ class RankingPipeline:
         Raises:
             DataError: If a folder has no images; with all images that cannot be read.
         """
-        paths = self._listed(images, recursive)
+        paths = self._all(images, recursive)
         return rank_by_scores(paths, self.scores(paths), self.model.config.score_temperature)
 
     def compare(self, image1: ImageLike, image2: ImageLike) -> dict[str, Any]:
@@ -495,7 +484,7 @@ class RankingPipeline:
         return _compared(image1, image2, score1, score2, self.model.config.score_temperature)
 
     @staticmethod
-    def _listed(images: Any, recursive: bool = False) -> list[Any]:
+    def _all(images: Any, recursive: bool = False) -> list[Any]:
         if isinstance(images, (str, os.PathLike)) and Path(images).is_dir():
             return find_images(images, recursive)
         one = isinstance(images, (str, os.PathLike, Image.Image))

@@ -16,7 +16,7 @@ from transformers import Dinov2Config, PreTrainedConfig, ResNetConfig, TrainingA
 
 from ...configuration.resolve import Resolved
 from ...training.first_process import in_first_process
-from ...utils.errors import ConfigurationError, DataError
+from ...utils.errors import ConfigurationError, DataError, listed
 from ...utils.home import hftune_home
 from ...utils.seeds import derive_seed
 from ...utils.terminal import say
@@ -31,12 +31,11 @@ from .arguments_ranking import (
 from .backbones_ranking import backbone_config, load_backbone, new_backbone
 from .data_ranking import FeatureImages, PixelImages, TrainingPairs
 from .example_ranking import write_example
-from .feature_cache import FeatureCache, compute_features, features_space
+from .feature_cache import kept_features
 from .image_files import inspect_images
 from .modeling_ranking import PairwiseRankingModel, make_processor, ranking_config
 from .pairs_ranking import PairIndex, tier_pair_matrix
 from .splitter_ranking import SPLITS, split_rows
-from .table_rows_ranking import listed
 from .tables_ranking import (
     Comparisons,
     ImageTable,
@@ -487,18 +486,13 @@ def make_images(
     if arguments.feature_cache == "off" or model.config.trains_backbone:
         process = model.image_processor.process
         return PixelImages(table.paths, process, table.targets, augmentation, seed)
-    space = features_space(
+    features = kept_features(
         model.to(args.device),
         model.image_processor,
-        stored_dtype=arguments.feature_dtype,
-        compute_dtype="bfloat16" if args.bf16 else "float32",
-    )
-    features = compute_features(
-        model,
-        FeatureCache.open(None, space),
         table.paths,
         split.hashes,
-        model.image_processor,
+        stored_dtype=arguments.feature_dtype,
+        compute_dtype="bfloat16" if args.bf16 else "float32",
         views=arguments.views if training else 1,
         augmentation=augmentation,
         seed=seed,

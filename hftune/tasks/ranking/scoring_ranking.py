@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset
 
 from ...training.conductor import shield_workers
+from ...training.first_process import process_group
 from ...utils.modules import evaluating
 from .data_ranking import ImageCollator
 
@@ -40,9 +42,7 @@ def score_images(
     Returns:
         float64 ``[N]``, in the order of the data set.
     """
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if grouped else 0
-    world = torch.distributed.get_world_size() if grouped else 1
+    rank, world = process_group()
     rows = list(range(len(dataset)))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     mine = batches[rank::world]
@@ -62,14 +62,13 @@ def score_images(
     with evaluating(model), torch.no_grad():
         for turn, batch in enumerate(loader):
             batch.pop("targets", None)  # no loss is computed
-            inputs = {name: _to(value, device) for name, value in batch.items()}
-            scores = model(**inputs).scores
+            scores = model(**send_to_device(batch, device, non_blocking=True)).scores
             if turn < len(mine):
                 parts.append(scores.double().cpu().numpy())
                 if progress is not None:
                     progress(len(scores))
     gathered: list[Any] = [parts]
-    if grouped:
+    if world > 1:
         gathered = [None] * world
         torch.distributed.all_gather_object(gathered, parts)
     result = np.empty(len(dataset))
@@ -77,9 +76,3 @@ def score_images(
         for batch, scores in zip(batches[number::world], done, strict=True):
             result[batch] = scores
     return result
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    return [image.to(device, non_blocking=True) for image in value]

@@ -17,12 +17,9 @@ from typing import Any
 
 import pandas
 
-from ...utils.errors import DataError, did_you_mean
+from ...utils.errors import DataError, did_you_mean, listed
 
-__all__ = ["SHOWN", "Problems", "Rows", "clean_text", "listed", "missing_column", "read_rows"]
-
-SHOWN = 20
-"""Problems that a message lists; of the others it gives the number."""
+__all__ = ["Problems", "Rows", "clean_text", "missing_column", "read_rows"]
 
 _ALSO_CALLED = {
     "filename": ("file", "path", "image", "img", "image_name", "name"),
@@ -126,12 +123,6 @@ class Problems:
         if len(lines) == 1:
             raise DataError(lines[0])
         raise DataError(f"{len(lines):,} problems in {self.rows.name}:{listed(lines)}")
-
-
-def listed(lines: Sequence[str]) -> str:
-    """Returns lines to follow a colon: the first ones indented, and how many more there are."""
-    more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *more])
 
 
 def missing_column(name: str, wanted: Sequence[str], columns: Iterable[str]) -> str:

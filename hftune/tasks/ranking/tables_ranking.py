@@ -17,15 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from ...utils.errors import ConfigurationError, DataError, did_you_mean
+from ...utils.errors import SHOWN, ConfigurationError, DataError, did_you_mean, listed
 from ...utils.terminal import say
 from .image_files import IMAGE_SUFFIXES, FileFinder
 from .table_rows_ranking import (
-    SHOWN,
     Problems,
     Rows,
     clean_text,
-    listed,
     missing_column,
     read_rows,
 )

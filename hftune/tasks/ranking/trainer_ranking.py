@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ...callbacks.early_stopping import EarlyStopping
@@ -217,11 +218,7 @@ class RankingTrainer(HFTuneTrainer):
             for batch in loader:
                 features = batch.get("features")
                 if features is None:
-                    pixels = batch["pixel_values"]
-                    if isinstance(pixels, torch.Tensor):
-                        features = model.encode(pixels.to(device))
-                    else:
-                        features = model.encode([image.to(device) for image in pixels])
+                    features = model.encode(send_to_device(batch["pixel_values"], device))
                 values = features.double().cpu()
                 # Sums of differences from an image lose no digits where the mean is far from 0.
                 shift = values[0].clone() if shift is None else shift
