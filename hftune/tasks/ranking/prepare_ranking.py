@@ -39,6 +39,7 @@ from .splitter_ranking import SPLITS, split_rows
 from .tables_ranking import (
     Comparisons,
     ImageTable,
+    TableError,
     check_duplicates,
     images_of_comparisons,
     read_comparisons,
@@ -219,6 +220,7 @@ def _read_tables(arguments: RankingDataArguments) -> tuple[dict[str, ImageTable]
         return {"train": images_of_comparisons(arguments.comparisons, images)}, source
 
     tables, problems = {}, []
+    there: list[Path] = []
     tiers, rank_by = arguments.tiers or None, arguments.rank_by
     for split, path in given.items():
         if path is None:
@@ -229,11 +231,17 @@ def _read_tables(arguments: RankingDataArguments) -> tuple[dict[str, ImageTable]
             )
         except DataError as error:
             problems.append(str(error))
+            there += error.paths if isinstance(error, TableError) else ()
             continue
+        there += table.paths
         if not tables:  # the others are ranked as the first one, also where they lack a tier
             tiers, rank_by = table.tiers or None, "tier" if table.tiers else "score"
         tables[split] = table
     if problems:
+        try:
+            inspect_images(there)  # what is wrong with files is told with what is wrong with tables
+        except DataError as error:
+            problems.append(str(error))
         raise DataError("\n".join(problems))
     return tables, source
 

@@ -32,6 +32,7 @@ __all__ = [
     "TIER_LETTERS",
     "Comparisons",
     "ImageTable",
+    "TableError",
     "check_duplicates",
     "default_ids",
     "images_of_comparisons",
@@ -44,6 +45,19 @@ TIER_LETTERS = ("S", "A", "B", "C", "D", "E", "F")
 """Tiers whose order is known, best first."""
 
 _SPELLINGS = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+
+
+class TableError(DataError):
+    """A table of images with problems.
+
+    Args:
+        text (str): All of them.
+        paths (sequence of Path): Files of its images that are there.
+    """
+
+    def __init__(self, text: str, paths: Sequence[Path] = ()) -> None:
+        super().__init__(text)
+        self.paths = tuple(paths)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,7 +214,10 @@ def read_images(
         targets = _tier_targets(values, tiers, problems)
     else:
         tiers, targets = (), scores
-    problems.raise_if_any()
+    try:
+        problems.raise_if_any()
+    except DataError as error:
+        raise TableError(str(error), [path for path in paths if path is not None]) from None
     groups = None if group_column is None else tuple(rows.columns[group_column])
     return ImageTable(tuple(ids), tuple(paths), targets, tiers, scores, groups)
 

@@ -262,6 +262,17 @@ def test_all_that_is_wrong_with_tables_is_told_at_once(folder):
     assert "Did you mean 'file'" in told
 
 
+def test_missing_and_unreadable_images_are_told_at_once(folder):
+    (folder / "images" / "S_0.png").write_bytes(b"")
+    (folder / "images" / "C_3.png").write_text("<html>not found</html>")
+    train = write_table(folder / "train.csv", [*names([0, 1, 2]), "S_8", "A_8"])
+    val = write_table(folder / "val.csv", names([3, 4]))
+    told = refusal(folder, metadata=train, val_metadata=val)
+    assert "'S_8.png' is not in" in told and "'A_8.png' is not in" in told
+    assert "2 of 20 images cannot be used:" in told
+    assert "S_0.png is empty" in told and "C_3.png is no image" in told
+
+
 def test_unusual_images_are_taken(folder, capsys):
     images = folder / "images"
     Image.new("CMYK", (40, 40), (10, 20, 30, 40)).save(images / "S_0.png", "JPEG")
